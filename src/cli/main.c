@@ -1,4 +1,46 @@
-int main(void)
+/* argv -> a command. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cmd_report.h"
+#include "cli/commands.h"
+
+static const char help[] =
+	"Usage: tmtrace --attach PID [OPTION...]          trace a running process\n"
+	"       tmtrace [OPTION...] [--] COMMAND [ARG...] start a program under trace\n"
+	"       tmtrace report FILE [OPTION...]           read a report file\n"
+	"\n"
+	"tmtrace is tracemalloc for any running process: which lines hold the memory, how many bytes\n"
+	"in how many blocks, what was the peak. The process is not relinked, restarted or changed.\n"
+	"\n"
+	"  -a, --attach PID     trace the process with this number, until Ctrl-C, its end or --duration\n"
+	"  -d, --duration SEC   end the trace after so many seconds\n"
+	"  -o, --output FILE    the report file [tmtrace.NAME.PID.tmt]\n"
+	"  -f, --force          overwrite an existing report file\n"
+	"  -n, --nframe N       frames of a traceback that are kept, 1..65535 [64]\n"
+	"      --domain native  what is traced: the native allocators\n"
+	"      --skip GLOB      functions whose names match are allocator wrappers: they own no line;\n"
+	"                       may be given several times\n"
+	"      --limit N        lines that are printed at the end [10]\n"
+	"  -q, --quiet          print errors only\n"
+	"  -v, --verbose        tell what tmtrace does (twice: each step)\n"
+	"  -h, --help           print this; `tmtrace report --help` for that command\n"
+	"  -V, --version        print the version\n"
+	"\n"
+	"Exit status: of COMMAND (128+N if signal N ended it, 127 if it is not found, 126 if it cannot be\n"
+	"executed); with --attach 0; 2 for an error of tmtrace's own.\n";
+
+int main(int argc, char **argv)
 {
-	return 2;
+	if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		fputs(help, stdout);
+		return 0;
+	}
+	if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)) {
+		puts("tmtrace " TM_VERSION);
+		return 0;
+	}
+	if (argc >= 2 && strcmp(argv[1], "report") == 0)
+		return tm_cmd_report(argc - 1, argv + 1);
+	return tm_cmd_trace(argc, argv);
 }

@@ -1,0 +1,56 @@
+/*
+ * The probe that stops threads: breakpoints at the entry of allocator functions and at their exits. An allocating call is
+ * entered (arguments are remembered with the caller's registers), and its result is read at the function's return instructions when its
+ * body is known to leave only by them, else at its return address.
+ *
+ * Per thread at most one call is pending, the outermost, and one more for each level of signal handlers that interrupted one. It is our return only if the stack pointer matches
+ * the call's CFA. A pending call that was left by longjmp, an exception or cancellation is noticed at the thread's next call from a
+ * shallower frame and dropped.
+ */
+#ifndef TM_PROBE_BREAKPOINT_PROBE_H
+#define TM_PROBE_BREAKPOINT_PROBE_H
+
+#include "debuginfo/module.h"
+#include "probe/allocator.h"
+#include "probe/event.h"
+#include "target/breakpoint.h"
+
+struct tm_probe;
+
+/* All are borrowed and must outlive the probe. */
+struct tm_probe_config {
+	struct tm_target *target;
+	struct tm_breakpoints *breakpoints;
+	struct tm_pads *pads; /* NULL: no page may be mapped into the target */
+	struct tm_module_map *modules;
+	struct tm_event_sink sink;
+};
+
+struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm_probe **out);
+void tm_probe_destroy(struct tm_probe *probe);
+
+/* Finds and arms the allocator functions of a loaded module; of one that is armed already, nothing happens. All threads stand
+   still, or one does at a breakpoint. *armed: functions that were newly armed. */
+struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *module, size_t *armed);
+
+/* A module was unmapped from [start, end): its functions are forgotten. */
+void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t start, uint64_t end);
+
+/* exec: everything is forgotten. */
+void tm_probe_reset(struct tm_probe *probe);
+
+/* A thread stands at a breakpoint. false in *ours: not one of the probe's. */
+struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, uint64_t address, bool *ours);
+
+/* A thread is gone: its pending calls are abandoned. */
+void tm_probe_thread_gone(struct tm_probe *probe, struct tm_thread *thread);
+
+/* Before a detach, with all threads stopped: return addresses that were replaced are put back. */
+struct tm_error *tm_probe_disarm(struct tm_probe *probe);
+/* The same in a forked child's memory. */
+void tm_probe_scrub_child(struct tm_probe *probe, pid_t child);
+
+size_t tm_probe_function_count(const struct tm_probe *probe);
+size_t tm_probe_module_count(const struct tm_probe *probe);
+
+#endif

@@ -1,0 +1,323 @@
+/* Which functions are traced, and where they are left. */
+#include "probe/function.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "debuginfo/symbol.h"
+
+struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm_probe **out)
+{
+	struct tm_probe *probe = calloc(1, sizeof(*probe));
+
+	if (!probe)
+		return tm_error_out_of_memory();
+	probe->config = *config;
+	*out = probe;
+	return NULL;
+}
+
+void tm_probe_reset(struct tm_probe *probe)
+{
+	uint64_t address, place;
+
+	for (size_t i = 0; tm_map_next(&probe->entries, &i, &address, &place);)
+		free((struct tm_function *)(uintptr_t)place);
+	tm_map_clear(&probe->entries);
+	tm_map_clear(&probe->exits);
+	tm_map_clear(&probe->returns);
+	tm_map_clear(&probe->armed_modules);
+	probe->trampoline = 0;
+}
+
+void tm_probe_destroy(struct tm_probe *probe)
+{
+	if (!probe)
+		return;
+	tm_probe_reset(probe);
+	tm_map_deinit(&probe->entries);
+	tm_map_deinit(&probe->exits);
+	tm_map_deinit(&probe->returns);
+	tm_map_deinit(&probe->armed_modules);
+	free(probe);
+}
+
+void tm_probe_warn(struct tm_probe *probe, const char *format, ...)
+{
+	char *text;
+	va_list args;
+	int length;
+
+	va_start(args, format);
+	length = vasprintf(&text, format, args);
+	va_end(args);
+	if (length < 0)
+		return;
+	probe->config.sink.warn(probe->config.sink.context, text);
+	free(text);
+}
+
+size_t tm_probe_function_count(const struct tm_probe *probe)
+{
+	return probe->entries.count;
+}
+
+size_t tm_probe_module_count(const struct tm_probe *probe)
+{
+	uint64_t number, functions;
+	size_t count = 0;
+
+	for (size_t i = 0; tm_map_next(&probe->armed_modules, &i, &number, &functions);)
+		count += functions != 0;
+	return count;
+}
+
+/* ---- exits ---- */
+
+static bool insert_exits(struct tm_probe *probe, struct tm_function *function, const struct tm_exits *exits)
+{
+	for (size_t i = 0; i < exits->return_count; i++) {
+		struct tm_error *err = tm_breakpoint_insert(probe->config.breakpoints, exits->returns[i]);
+
+		if (err) {
+			tm_log_info("%s: exit at 0x%" PRIx64 ": %s", function->row->name, exits->returns[i], err->message);
+			tm_error_destroy(err);
+			return false;
+		}
+		if (!tm_map_put(&probe->exits, exits->returns[i], (uintptr_t)function))
+			return false;
+	}
+	return true;
+}
+
+/* Its own return instructions if it leaves only by them, else the return address: both are one stop, but the former need no
+   breakpoint in other people's code. */
+static void choose_exits(struct tm_probe *probe, struct tm_function *function, uint64_t size)
+{
+	const struct tm_module *module = tm_module_map_find(probe->config.modules, function->address);
+	_cleanup_(tm_exits_deinit) struct tm_exits exits = {0};
+	const uint8_t *bytes = NULL;
+	size_t available = 0;
+	struct tm_error *err;
+
+	function->by_return_address = true;
+	function->may_tail_jump = true;
+	if (function->is_resolver || function->row->kind == TM_FREES)
+		return;
+	if (module && size)
+		bytes = tm_module_bytes(module, function->address - module->bias, &available);
+	if (!bytes || available < size)
+		return;
+	err = probe->config.target->arch->find_exits(bytes, size, function->address, &exits);
+	if (err) {
+		tm_error_destroy(err);
+		return;
+	}
+	function->may_tail_jump = exits.tail_jumps;
+	if (exits.only_returns && exits.return_count)
+		function->by_return_address = !insert_exits(probe, function, &exits);
+}
+
+/* ---- arming ---- */
+
+struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address, uint64_t size,
+				 bool is_resolver)
+{
+	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
+	struct tm_function *function;
+	uint64_t *armed;
+	struct tm_error *err;
+
+	if (!module || tm_map_get(&probe->entries, address))
+		return NULL; /* an alias: one address is one function */
+	function = calloc(1, sizeof(*function));
+	if (!function)
+		return tm_error_out_of_memory();
+	function->row = row;
+	function->address = address;
+	function->module = module->number;
+	function->is_resolver = is_resolver;
+	choose_exits(probe, function, size);
+	if (!tm_map_put(&probe->entries, address, (uintptr_t)function)) {
+		free(function);
+		return tm_error_out_of_memory();
+	}
+	err = tm_breakpoint_insert(probe->config.breakpoints, address);
+	if (err) {
+		tm_map_remove(&probe->entries, address);
+		free(function);
+		if (err->code == TM_ERROR_NO_PROCESS)
+			return err;
+		tm_probe_warn(probe, "%s in %s is not traced: %s", row->name, module->path, err->message);
+		tm_error_destroy(err);
+		return NULL;
+	}
+	armed = tm_map_get(&probe->armed_modules, module->number);
+	if (armed)
+		++*armed;
+	tm_log_debug("armed %s at 0x%" PRIx64 " in %s, %s", row->name, address, module->path,
+		     function->by_return_address ? "by return address" : "by its returns");
+	return NULL;
+}
+
+struct found_symbol {
+	const struct tm_allocator *row;
+	uint64_t vaddr, size;
+	bool is_ifunc;
+};
+
+struct search {
+	struct tm_probe *probe;
+	struct tm_module *module;
+	struct tm_vector(struct found_symbol) symbols;
+};
+
+static bool visit_symbol(const struct tm_symbol *symbol, void *context)
+{
+	struct search *search = context;
+	const struct tm_allocator *row = tm_allocator_find(symbol->name);
+
+	return !row || tm_vector_push(&search->symbols, (struct found_symbol){row, symbol->vaddr, symbol->size, symbol->is_ifunc});
+}
+
+/* ---- IFUNCs ---- */
+
+struct slot_visit {
+	struct search *search;
+	const struct found_symbol *symbol;
+	const struct tm_module *importer;
+	struct tm_error *err;
+};
+
+/* A word that the dynamic linker fills with what the resolver chose: unless it still leads to the importer's own PLT. */
+static bool visit_slot(uint64_t slot_vaddr, void *context)
+{
+	struct slot_visit *visit = context;
+	struct tm_probe *probe = visit->search->probe;
+	const struct tm_module *own = visit->search->module, *where;
+	uint64_t word = 0;
+	struct tm_error *err = tm_target_read(probe->config.target, visit->importer->bias + slot_vaddr, &word, sizeof(word));
+
+	if (err) {
+		tm_error_destroy(err);
+		return true;
+	}
+	where = tm_module_map_find(probe->config.modules, word);
+	if (!where || word == own->bias + visit->symbol->vaddr || (where == visit->importer && where != own))
+		return true;
+	visit->err = tm_function_arm(probe, visit->symbol->row, word, 0, false);
+	return !visit->err;
+}
+
+static struct tm_error *arm_ifunc(struct search *search, const struct found_symbol *symbol)
+{
+	struct tm_probe *probe = search->probe;
+	struct slot_visit visit = {.search = search, .symbol = symbol};
+	struct tm_error *err;
+
+	for (uint32_t i = 1; i < tm_module_map_count(probe->config.modules); i++) {
+		const struct tm_module *importer = tm_module_map_get(probe->config.modules, i);
+
+		if (!importer->loaded || !importer->image)
+			continue;
+		visit.importer = importer;
+		err = tm_module_each_got_slot(importer, symbol->row->name, importer == search->module ? symbol->vaddr : 0,
+					      visit_slot, &visit);
+		tm_error_destroy(err); /* a damaged module has no slots */
+		if (visit.err)
+			return visit.err;
+	}
+	/* Those that are bound later, or by dlsym, are caught as the resolver answers. */
+	return tm_function_arm(probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size, true);
+}
+
+static struct tm_error *arm_found(struct search *search)
+{
+	for (size_t i = 0; i < search->symbols.count; i++) {
+		const struct found_symbol *symbol = &search->symbols.items[i];
+		struct tm_error *err;
+
+		if (symbol->is_ifunc)
+			err = arm_ifunc(search, symbol);
+		else
+			err = tm_function_arm(search->probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size, false);
+		if (err)
+			return err;
+	}
+	return NULL;
+}
+
+/* glibc's dynamic linker has a minimal malloc for itself (elf/dl-minimal.c): not the program's. musl's linker is its libc. */
+static bool is_private_linker(const struct tm_module *module)
+{
+	const char *soname = tm_module_soname(module);
+
+	return soname && (strncmp(soname, "ld-linux", 8) == 0 || strncmp(soname, "ld64.so", 7) == 0);
+}
+
+/* .dynsym and .symtab name what they have; the debug file is opened only if neither names an allocator function. */
+static struct tm_error *find_functions(struct search *search)
+{
+	static const enum tm_symbol_table tables[] = {TM_SYMBOLS_DYNAMIC, TM_SYMBOLS_STATIC, TM_SYMBOLS_DEBUG_FILE};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(tables); i++) {
+		struct tm_error *err;
+
+		if (tables[i] == TM_SYMBOLS_DEBUG_FILE && search->symbols.count)
+			break;
+		err = tm_module_each_symbol(search->probe->config.modules, search->module, tables[i], visit_symbol, search);
+		if (err && err->code != TM_ERROR_BAD_FORMAT)
+			return err;
+		if (err)
+			tm_probe_warn(search->probe, "%s: %s", search->module->path, err->message);
+		tm_error_destroy(err);
+	}
+	return NULL;
+}
+
+struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *module, size_t *armed)
+{
+	struct search search = {.probe = probe, .module = module};
+	size_t before = probe->entries.count;
+	struct tm_error *err;
+
+	*armed = 0;
+	if (!module->loaded || !module->image || tm_map_get(&probe->armed_modules, module->number))
+		return NULL;
+	if (!tm_map_put(&probe->armed_modules, module->number, 0))
+		return tm_error_out_of_memory();
+	if (module->is_vdso || is_private_linker(module))
+		return NULL;
+	err = find_functions(&search);
+	if (!err)
+		err = arm_found(&search);
+	tm_vector_deinit(&search.symbols);
+	*armed = probe->entries.count - before;
+	return err;
+}
+
+/* ---- forgetting ---- */
+
+static void forget_addresses(struct tm_map *map, uint64_t start, uint64_t end, bool owns)
+{
+	uint64_t address, place;
+
+	for (size_t i = 0; tm_map_next(map, &i, &address, &place);) {
+		if (address < start || address >= end)
+			continue;
+		if (owns)
+			free((struct tm_function *)(uintptr_t)place);
+		tm_map_remove(map, address);
+		i = 0;
+	}
+}
+
+void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t start, uint64_t end)
+{
+	forget_addresses(&probe->exits, start, end, false);
+	forget_addresses(&probe->returns, start, end, false);
+	forget_addresses(&probe->entries, start, end, true);
+	tm_map_remove(&probe->armed_modules, module);
+}

@@ -1,0 +1,69 @@
+/* From events to the model: the one place that decides what an allocator call means for the numbers. */
+#include "session/session_internal.h"
+
+#include <string.h>
+
+_Static_assert(sizeof(struct tm_held) <= TM_EVENT_SCRATCH, "a held block lives in the event's scratch space");
+
+static struct tm_error *allocation_of(struct tm_session *session, const struct tm_event *event,
+				      struct tm_allocation *allocation)
+{
+	*allocation = (struct tm_allocation){
+		.domain = event->domain,
+		.tid = (uint32_t)event->thread->tid,
+		.address = event->address,
+		.size = event->size,
+		.time = session->now_ns,
+	};
+	return tm_stacks_traceback(session, event->thread, &event->capture, &allocation->traceback);
+}
+
+static struct tm_error *take_block(struct tm_session *session, const struct tm_event *event)
+{
+	struct tm_allocation allocation;
+	struct tm_error *err = allocation_of(session, event, &allocation);
+
+	if (err)
+		return err;
+	if (event->kind == TM_EVENT_RESIZE_END)
+		return tm_tracer_resize_end(session->tracer, event->scratch, &allocation);
+	return tm_tracer_track(session->tracer, &allocation);
+}
+
+static void take_free(struct tm_session *session, const struct tm_event *event)
+{
+	if (event->nested && !tm_tracer_knows(session->tracer, event->domain, event->old_address))
+		return;
+	tm_tracer_untrack(session->tracer, event->domain, event->old_address);
+}
+
+struct tm_error *tm_events_take(void *context, const struct tm_event *event)
+{
+	struct tm_session *session = context;
+	struct tm_held held;
+
+	switch (event->kind) {
+	case TM_EVENT_ALLOCATE:
+	case TM_EVENT_RESIZE_END:
+		return take_block(session, event);
+	case TM_EVENT_FAIL:
+		tm_tracer_failed(session->tracer, event->domain);
+		return NULL;
+	case TM_EVENT_FREE:
+		take_free(session, event);
+		return NULL;
+	case TM_EVENT_RESIZE_BEGIN:
+		held = tm_tracer_resize_begin(session->tracer, event->domain, event->old_address);
+		memcpy(event->scratch, &held, sizeof(held));
+		return NULL;
+	case TM_EVENT_RESIZE_CANCEL:
+		return tm_tracer_resize_cancel(session->tracer, event->scratch);
+	case TM_EVENT_RESIZE_FREED:
+		tm_tracer_resize_freed(session->tracer, event->scratch, event->domain);
+		return NULL;
+	case TM_EVENT_LOST:
+		session->lost++;
+		return NULL;
+	}
+	return NULL;
+}

@@ -1,0 +1,331 @@
+/*
+ * Keeping up with the target: which modules it has (the dynamic linker's r_debug tells when that changes, SVR4 gABI and glibc's
+ * elf/link.h), a new image after exec, a child after fork.
+ */
+#include "session/session_internal.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "debuginfo/symbol.h"
+
+/* struct r_debug of <link.h>, 64 bit: int version; link_map *; brk; state; ldbase. */
+#define R_DEBUG_BRK_OFFSET 16
+
+static int open_proc(pid_t pid, const char *what)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d%s", pid, what);
+	return open(path, O_PATH | O_CLOEXEC);
+}
+
+static void close_proc(struct tm_session *session)
+{
+	if (session->root_fd >= 0)
+		close(session->root_fd);
+	if (session->proc_fd >= 0)
+		close(session->proc_fd);
+	session->root_fd = session->proc_fd = -1;
+}
+
+static struct tm_module_source open_source(struct tm_session *session)
+{
+	close_proc(session);
+	session->root_fd = open_proc(session->info.pid, "/root");
+	session->proc_fd = open_proc(session->info.pid, "");
+	return (struct tm_module_source){session->root_fd, session->proc_fd, tm_target_memory(session->target)};
+}
+
+struct tm_error *tm_follow_open(struct tm_session *session)
+{
+	struct tm_module_source source = open_source(session);
+
+	return tm_module_map_create(&source, &session->modules);
+}
+
+void tm_follow_close(struct tm_session *session)
+{
+	close_proc(session);
+	tm_vector_deinit(&session->loaded);
+	tm_strbuf_deinit(&session->images);
+}
+
+/* ---- modules ---- */
+
+static const struct tm_module *main_module(const struct tm_session *session)
+{
+	for (uint32_t i = tm_module_map_count(session->modules); i-- > 1;) {
+		const struct tm_module *module = tm_module_map_get(session->modules, i);
+
+		if (module->is_main && module->loaded)
+			return module;
+	}
+	return NULL;
+}
+
+/* Modules that went away, or came back elsewhere, take their breakpoints with them: that memory is not ours to write to. */
+static void forget_unloaded(struct tm_session *session)
+{
+	for (size_t i = 0; i < session->loaded.count;) {
+		struct tm_loaded *loaded = &session->loaded.items[i];
+		const struct tm_module *module = tm_module_map_get(session->modules, loaded->module);
+
+		if (module->loaded && module->start == loaded->start) {
+			i++;
+			continue;
+		}
+		tm_probe_forget_range(session->probe, loaded->module, loaded->start, loaded->end);
+		tm_breakpoints_forget(session->breakpoints, loaded->start, loaded->end);
+		tm_vector_remove_unordered(&session->loaded, i);
+	}
+}
+
+static bool is_known(const struct tm_session *session, uint32_t module)
+{
+	for (size_t i = 0; i < session->loaded.count; i++)
+		if (session->loaded.items[i].module == module)
+			return true;
+	return false;
+}
+
+static struct tm_error *arm_loaded(struct tm_session *session)
+{
+	size_t armed;
+
+	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
+		struct tm_module *module = tm_module_map_get(session->modules, i);
+		struct tm_error *err;
+
+		if (!module->loaded || is_known(session, i))
+			continue;
+		if (!tm_vector_push(&session->loaded, (struct tm_loaded){i, module->start, module->end}))
+			return tm_error_out_of_memory();
+		err = tm_probe_arm_module(session->probe, module, &armed);
+		if (err)
+			return err;
+	}
+	return NULL;
+}
+
+static struct tm_error *update_modules(struct tm_session *session)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err = tm_target_mappings(session->target, &mappings);
+
+	if (!err)
+		err = tm_module_map_update(session->modules, &mappings, session->info.exe);
+	if (err)
+		return err;
+	forget_unloaded(session);
+	return arm_loaded(session);
+}
+
+/* ---- the dynamic linker's breakpoint ---- */
+
+/* The executable's DT_DEBUG, which the dynamic linker has filled in once it is up. */
+static uint64_t find_r_brk(struct tm_session *session)
+{
+	const struct tm_module *module = main_module(session);
+	uint64_t place, r_debug = 0, r_brk = 0;
+	struct tm_error *err;
+
+	if (!module || !tm_module_dynamic_entry(module, DT_DEBUG, &place))
+		return 0;
+	err = tm_target_read(session->target, module->bias + place, &r_debug, sizeof(r_debug));
+	if (!err && r_debug)
+		err = tm_target_read(session->target, r_debug + R_DEBUG_BRK_OFFSET, &r_brk, sizeof(r_brk));
+	if (err) {
+		tm_error_destroy(err);
+		return 0;
+	}
+	return tm_module_map_find(session->modules, r_brk) ? r_brk : 0;
+}
+
+/* At a start nothing is filled in yet; the linker exports the function that it will call (glibc and musl: _dl_debug_state). */
+static uint64_t find_loader_symbol(struct tm_session *session)
+{
+	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
+		const struct tm_module *module = tm_module_map_get(session->modules, i);
+		struct tm_symbol symbol;
+
+		if (module->loaded && !module->is_main && tm_module_find_dynamic_symbol(module, "_dl_debug_state", &symbol))
+			return module->bias + symbol.vaddr;
+	}
+	return 0;
+}
+
+static struct tm_error *watch_loader(struct tm_session *session, uint64_t address)
+{
+	struct tm_error *err;
+
+	if (!address || address == session->loader_breakpoint)
+		return NULL;
+	err = tm_breakpoint_insert(session->breakpoints, address);
+	if (err && err->code == TM_ERROR_UNSUPPORTED) {
+		_cleanup_error_ struct tm_error *reason = err;
+		_cleanup_free_ char *text = NULL;
+
+		if (asprintf(&text, "libraries that are loaded from now on are not traced: %s", reason->message) >= 0)
+			tm_session_warn(session, text);
+		return NULL;
+	}
+	if (!err)
+		session->loader_breakpoint = address;
+	return err;
+}
+
+/* ---- a running program ---- */
+
+/* What was looked at, for the case that nothing was found. */
+static struct tm_error *nothing_found(struct tm_session *session)
+{
+	_cleanup_(tm_strbuf_deinit) struct tm_strbuf names = {0};
+
+	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
+		const struct tm_module *module = tm_module_map_get(session->modules, i);
+
+		if (module->loaded && !module->is_vdso)
+			tm_strbuf_printf(&names, "%s%s%s%s", names.length ? ", " : "", module->path, module->problem ? ": " : "",
+					 module->problem ? module->problem : "");
+	}
+	return tm_error_create(TM_ERROR_NOT_FOUND,
+			       "no allocator function found in process %d (%s): neither malloc nor any other known name is in the "
+			       "symbol tables or debug files of the modules searched: %s",
+			       session->info.pid, session->info.comm, names.text ? names.text : "none");
+}
+
+static void note_image(struct tm_session *session)
+{
+	tm_strbuf_printf(&session->images, "%s{\"exe\": ", session->images.length ? ", " : "");
+	tm_json_string(&session->images, session->info.exe ? session->info.exe : "");
+	tm_strbuf_printf(&session->images, ", \"command\": %s, \"time\": %" PRIu64 "}",
+			 session->info.command ? session->info.command : "[]", session->now_ns);
+}
+
+struct tm_error *tm_follow_attached(struct tm_session *session)
+{
+	struct tm_error *err = tm_pads_adopt(session->pads);
+
+	note_image(session);
+	if (!err)
+		err = update_modules(session);
+	if (err)
+		return err;
+	if (!tm_probe_function_count(session->probe))
+		return nothing_found(session);
+	return watch_loader(session, find_r_brk(session));
+}
+
+/* ---- a new image ---- */
+
+static struct tm_error *forget_image(struct tm_session *session)
+{
+	struct tm_snapshot *snapshot = NULL;
+	struct tm_error *err;
+	char name[32];
+
+	snprintf(name, sizeof(name), "exec-%u", ++session->exec_count);
+	err = tm_snapshot_take(session->tracer, TM_SNAPSHOT_LIVE, name, session->now_ns, false, &snapshot);
+	if (err)
+		return err;
+	if (!tm_vector_push(&session->snapshots, snapshot))
+		return tm_error_out_of_memory();
+	tm_tracer_new_epoch(session->tracer);
+	return NULL;
+}
+
+static uint64_t entry_point(const struct tm_session *session)
+{
+	const struct tm_module *module = main_module(session);
+	Elf64_Ehdr header;
+
+	if (!module || module->image_size < sizeof(header))
+		return 0;
+	memcpy(&header, module->image, sizeof(header));
+	return module->bias + header.e_entry;
+}
+
+/* Libraries are armed when the linker says that they are there, before any of their constructors runs: it calls
+   _dl_debug_state with RT_CONSISTENT then. A static program is armed at once. */
+static struct tm_error *arm_new_image(struct tm_session *session)
+{
+	const struct tm_module *module;
+	struct tm_error *err = update_modules(session);
+	uint64_t address;
+
+	if (err)
+		return err;
+	module = main_module(session);
+	if (!module || !tm_module_interpreter(module))
+		return NULL;
+	address = find_loader_symbol(session);
+	if (address)
+		return watch_loader(session, address);
+	address = entry_point(session);
+	if (!address)
+		return NULL;
+	err = tm_breakpoint_insert(session->breakpoints, address);
+	if (!err)
+		session->entry_breakpoint = address;
+	return err;
+}
+
+struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable)
+{
+	struct tm_module_source source;
+	struct tm_error *err = session->exec_count || session->images.length ? forget_image(session) : NULL;
+
+	if (err)
+		return err;
+	tm_breakpoints_forget_all(session->breakpoints);
+	tm_pads_forget_all(session->pads);
+	tm_probe_reset(session->probe);
+	session->loaded.count = 0;
+	session->loader_breakpoint = session->entry_breakpoint = 0;
+	tm_process_info_deinit(&session->info);
+	err = tm_procfs_identify(session->target->pid, &session->info);
+	*traceable = !err;
+	if (err) {
+		tm_session_warn(session, err->message);
+		tm_error_destroy(err);
+		return NULL;
+	}
+	note_image(session);
+	source = open_source(session);
+	tm_module_map_reset(session->modules, &source);
+	return arm_new_image(session);
+}
+
+/* The child has a copy of our breakpoints in a memory of its own: it goes on without them, and without us. */
+struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child)
+{
+	struct tm_error *err = tm_breakpoints_scrub_child(session->breakpoints, child), *released;
+
+	tm_probe_scrub_child(session->probe, child);
+	released = session->target->ops->release_child(session->target, child);
+	if (err && err->code == TM_ERROR_NO_PROCESS) { /* killed before it ran */
+		tm_error_destroy(err);
+		err = NULL;
+	}
+	if (err)
+		tm_error_destroy(released);
+	return err ? err : released;
+}
+
+struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, bool *ours)
+{
+	struct tm_error *err;
+
+	*ours = address == session->loader_breakpoint || address == session->entry_breakpoint;
+	if (!*ours)
+		return NULL;
+	err = update_modules(session);
+	if (!err && address == session->entry_breakpoint)
+		err = watch_loader(session, find_r_brk(session));
+	return err;
+}

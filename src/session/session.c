@@ -1,0 +1,545 @@
+/* The event loop: one stop after the other, and once in a while a look at the clock. */
+#include "session/session_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/time.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/log.h"
+
+#define TICK_NS        (50 * 1000000ull)   /* how often the clock's affairs are looked at */
+#define STATUS_NS      (500 * 1000000ull)
+#define SAMPLE_NS      (1000 * 1000000ull) /* timeline */
+#define SAVE_NS        (5000 * 1000000ull)
+#define STOP_TIMEOUT_MS 3000
+#define WARNINGS_MAX   20
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void tm_session_warn(void *context, const char *text)
+{
+	struct tm_session *session = context;
+
+	tm_log_info("%s", text);
+	if (session->config->warning && session->warnings < WARNINGS_MAX)
+		session->config->warning(session->config->context, text);
+	session->warnings++;
+}
+
+/* ---- what happens by the clock ---- */
+
+static void report_status(struct tm_session *session)
+{
+	struct tm_totals totals = tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE);
+	uint64_t events = totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
+	uint64_t passed = session->now_ns - session->status_ns;
+	struct tm_session_status status = {
+		.elapsed_ns = session->now_ns,
+		.current = totals.current,
+		.peak = totals.peak,
+		.blocks = totals.blocks,
+		.events = events,
+		.events_per_second = passed ? (events - session->status_events) * 1000000000u / passed : 0,
+	};
+
+	session->status_ns = session->now_ns;
+	session->status_events = events;
+	if (session->config->status)
+		session->config->status(session->config->context, &status);
+}
+
+static void take_sample(struct tm_session *session)
+{
+	struct tm_totals totals = tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE);
+	struct tm_report_sample sample = {session->now_ns, totals.current, totals.blocks,
+					  session->exited ? 0 : tm_procfs_rss(session->info.pid)};
+
+	tm_vector_push(&session->samples, sample);
+	tm_threads_refresh(session);
+}
+
+static void tick(struct tm_session *session)
+{
+	session->next_tick_ns = session->now_ns + TICK_NS;
+	if (session->now_ns - session->status_ns >= STATUS_NS)
+		report_status(session);
+	if (session->now_ns >= session->next_sample_ns) {
+		session->next_sample_ns = session->now_ns + SAMPLE_NS;
+		take_sample(session);
+	}
+	if (session->now_ns >= session->next_save_ns) {
+		session->next_save_ns = session->now_ns + SAVE_NS;
+		tm_saver_offer(session->saver);
+	}
+}
+
+static void ignore_signal(int signal)
+{
+	(void)signal;
+}
+
+/* A timer whose signal ends a blocking wait: so that the clock is looked at, and a request to stop is never slept over. */
+static void set_heartbeat(bool on)
+{
+	struct itimerval interval = {{0, on ? TICK_NS / 1000 : 0}, {0, on ? TICK_NS / 1000 : 0}};
+	struct sigaction action = {.sa_handler = on ? ignore_signal : SIG_DFL};
+
+	if (on)
+		sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &interval, NULL);
+}
+
+/* ---- stops ---- */
+
+static struct tm_error *handle_breakpoint(struct tm_session *session, const struct tm_stop *stop)
+{
+	bool ours = false;
+	struct tm_error *err = tm_probe_hit(session->probe, stop->thread, stop->address, &ours);
+
+	tm_ptrace_follow_cpu(session->target, stop->thread, session->now_ns);
+	if (!err && !ours)
+		err = tm_follow_hit(session, stop->address, &ours);
+	return err ? err : tm_breakpoint_resume(session->breakpoints, stop->thread);
+}
+
+static struct tm_error *handle_exec(struct tm_session *session, const struct tm_stop *stop)
+{
+	bool traceable = true;
+	struct tm_error *err = tm_follow_exec(session, &traceable);
+
+	if (err)
+		return err;
+	if (!traceable) {
+		session->ended = "exec";
+		return NULL;
+	}
+	tm_threads_seen(session, stop->thread);
+	return tm_breakpoint_resume(session->breakpoints, stop->thread);
+}
+
+static void note_exit(struct tm_session *session, int wait_status)
+{
+	session->exited = true;
+	session->wait_status = wait_status;
+	session->ended = WIFSIGNALED(wait_status) ? "killed" : "exited";
+}
+
+static struct tm_error *handle_stop(struct tm_session *session, const struct tm_stop *stop)
+{
+	switch (stop->kind) {
+	case TM_STOP_NONE:
+		return NULL;
+	case TM_STOP_BREAKPOINT:
+		return handle_breakpoint(session, stop);
+	case TM_STOP_BIRTH:
+		tm_threads_seen(session, stop->thread);
+		return tm_target_resume(session->target, stop->thread);
+	case TM_STOP_FORK:
+		return tm_follow_fork(session, stop->child);
+	case TM_STOP_EXEC:
+		return handle_exec(session, stop);
+	case TM_STOP_EXIT:
+		note_exit(session, stop->wait_status);
+		return NULL;
+	}
+	return NULL;
+}
+
+static struct tm_error *loop(struct tm_session *session)
+{
+	const struct tm_session_config *config = session->config;
+	struct tm_error *err = NULL;
+	struct tm_stop stop;
+
+	while (!err && !session->ended) {
+		err = tm_target_wait(session->target, &stop);
+		session->now_ns = monotonic_ns() - session->begin_ns;
+		if (!err)
+			err = handle_stop(session, &stop);
+		if (err && err->code == TM_ERROR_NO_PROCESS) {
+			/* A thread that vanished in the middle of something; if it was the last, the next wait says so. */
+			tm_log_debug("%s", err->message);
+			tm_error_destroy(err);
+			err = NULL;
+		}
+		if (session->now_ns >= session->next_tick_ns)
+			tick(session);
+		if (session->ended)
+			break;
+		if (*config->stop || (config->duration_ns && session->now_ns >= config->duration_ns))
+			session->ended = "detached";
+	}
+	return err;
+}
+
+/* ---- begin ---- */
+
+static char *default_path(const struct tm_session *session)
+{
+	char comm[32], *path;
+	size_t n = 0;
+
+	/* A name that a program chose for itself must not lead out of this folder, nor garble a terminal. */
+	for (const char *c = session->info.comm; *c; c++, n++) {
+		bool plain = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') ||
+			     strchr("_+-", *c) || (*c == '.' && n);
+
+		comm[n] = *c;
+		if (!plain)
+			comm[n] = '_';
+	}
+	comm[n] = '\0';
+	return asprintf(&path, "tmtrace.%s.%d.tmt", n ? comm : "process", session->info.pid) < 0 ? NULL : path;
+}
+
+static struct tm_error *open_report(struct tm_session *session)
+{
+	session->path = session->config->output ? strdup(session->config->output) : default_path(session);
+	if (!session->path)
+		return tm_error_out_of_memory();
+	return tm_report_writer_create(session->path, session->config->force, &session->writer);
+}
+
+/* Which name a program that is to be started will have, for the report's default path. */
+static void guess_comm(struct tm_session *session)
+{
+	const char *slash = strrchr(session->config->argv[0], '/');
+
+	snprintf(session->info.comm, sizeof(session->info.comm), "%.15s", slash ? slash + 1 : session->config->argv[0]);
+	session->info.pid = getpid();
+}
+
+/* Everything that can fail without touching a target comes first: the report file is the last of it. */
+static struct tm_error *prepare(struct tm_session *session)
+{
+	struct tm_error *err;
+
+	if (session->config->attach_pid) {
+		err = tm_procfs_inspect(session->config->attach_pid, &session->info);
+		if (err)
+			return err;
+	} else {
+		guess_comm(session);
+	}
+	err = tm_tracer_create(&session->tracer);
+	return err ? err : open_report(session);
+}
+
+static struct tm_error *take_target(struct tm_session *session)
+{
+	struct tm_error *err = session->config->attach_pid
+				       ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
+				       : tm_ptrace_launch(session->config->argv, &session->target);
+
+	if (err)
+		return err;
+	session->info.pid = session->target->pid;
+	session->target->thread_gone = tm_threads_gone;
+	session->target->thread_gone_context = session;
+	return NULL;
+}
+
+static struct tm_error *assemble(struct tm_session *session)
+{
+	struct tm_error *err = tm_follow_open(session);
+
+	if (!err)
+		err = tm_cfi_create(session->target->arch, session->modules, &session->cfi);
+	if (!err)
+		err = tm_pads_create(session->target, &session->pads);
+	if (!err)
+		err = tm_breakpoints_create(session->target, session->pads, &session->breakpoints);
+	if (err)
+		return err;
+	session->target->breakpoints = session->breakpoints;
+	const struct tm_probe_config config = {
+		.target = session->target,
+		.breakpoints = session->breakpoints,
+		.pads = session->pads,
+		.modules = session->modules,
+		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
+	};
+	err = tm_probe_create(&config, &session->probe);
+	return err ? err : tm_saver_create(session, &session->saver);
+}
+
+static struct tm_error *start_attached(struct tm_session *session)
+{
+	struct tm_thread *thread;
+	struct tm_error *err = tm_follow_attached(session);
+
+	if (err)
+		return err;
+	for (size_t i = 0; (thread = tm_target_next_thread(session->target, &i));)
+		tm_threads_seen(session, thread);
+	return tm_target_resume_all(session->target, NULL);
+}
+
+static void announce(struct tm_session *session)
+{
+	if (session->config->started)
+		session->config->started(session->config->context, session->info.pid, session->info.comm,
+					 tm_probe_function_count(session->probe), tm_probe_module_count(session->probe),
+					 tm_breakpoints_count_in_place(session->breakpoints));
+}
+
+/* With breakpoints in the target an end of ours would be its end: the memory killer should choose somebody else. */
+static void avoid_memory_killer(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0 && write(fd, "-900", 4) < 0)
+		tm_log_info("cannot lower oom_score_adj: %s", strerror(errno));
+}
+
+/* ---- end ---- */
+
+/* What was seen while the threads came to a stop: a forked child has our breakpoints in a memory of its own. */
+static void handle_unseen(struct tm_session *session)
+{
+	struct tm_stop stop;
+
+	while (tm_target_next_queued(session->target, &stop)) {
+		if (stop.kind == TM_STOP_FORK)
+			tm_error_destroy(tm_follow_fork(session, stop.child));
+		else if (stop.kind == TM_STOP_EXIT)
+			note_exit(session, stop.wait_status);
+	}
+}
+
+/* Everything in the target as it was, then let go. */
+static struct tm_error *leave_target(struct tm_session *session)
+{
+	uint64_t image = session->target->image;
+	struct tm_error *err, *detach_err;
+
+	if (session->exited || session->target->exited)
+		return NULL;
+	err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+	if (err && err->code == TM_ERROR_TIMEOUT) { /* single bytes can be restored under a running thread as well */
+		tm_session_warn(session, err->message);
+		tm_error_destroy(err);
+		err = NULL;
+	}
+	if (session->probe)
+		handle_unseen(session);
+	if (!err && session->probe && image == session->target->image && !session->target->exited) {
+		err = tm_probe_disarm(session->probe);
+		if (!err)
+			err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
+	}
+	detach_err = tm_target_detach(session->target);
+	if (err)
+		tm_error_destroy(detach_err);
+	return err ? err : detach_err;
+}
+
+static struct tm_error *take_last_snapshots(struct tm_session *session)
+{
+	static const struct {
+		enum tm_snapshot_what what;
+		const char *name;
+	} last[] = {{TM_SNAPSHOT_LIVE, "end"}, {TM_SNAPSHOT_PEAK, "peak"}};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(last); i++) {
+		struct tm_snapshot *snapshot = NULL;
+		struct tm_error *err = tm_snapshot_take(session->tracer, last[i].what, last[i].name, session->now_ns,
+							last[i].what == TM_SNAPSHOT_LIVE, &snapshot);
+
+		if (err)
+			return err;
+		if (!tm_vector_push(&session->snapshots, snapshot)) {
+			tm_snapshot_destroy(snapshot);
+			return tm_error_out_of_memory();
+		}
+	}
+	return NULL;
+}
+
+static struct tm_error *write_meta(struct tm_session *session)
+{
+	_cleanup_(tm_strbuf_deinit) struct tm_strbuf skip = {0}, images = {0};
+	struct tm_report_writer *writer = session->writer;
+	struct utsname host;
+	char started[40], kernel[300];
+	time_t begin = time(NULL) - (time_t)(session->now_ns / 1000000000u);
+	struct tm_error *err = NULL;
+
+	for (size_t i = 0; i < session->config->skip_count; i++)
+		tm_strbuf_printf(&skip, "%s%s", i ? "\n" : "", session->config->skip[i]);
+	tm_strbuf_printf(&images, "[%s]", session->images.text ? session->images.text : "");
+	strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", gmtime(&begin));
+	uname(&host);
+	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
+	const struct {
+		const char *key, *value;
+	} texts[] = {
+		{"exe", session->info.exe ? session->info.exe : ""},
+		{"command", session->info.command ? session->info.command : "[]"},
+		{"arch", session->target->arch->name},
+		{"ended", session->ended ? session->ended : "error"},
+		{"probe", "breakpoint"},
+		{"started", started},
+		{"kernel", kernel},
+		{"version", TM_VERSION},
+		{"skip", skip.text ? skip.text : ""},
+		{"images", images.text},
+	};
+	const struct {
+		const char *key;
+		uint64_t value;
+	} numbers[] = {
+		{"pid", (uint64_t)session->info.pid},
+		{"duration_ns", session->now_ns},
+		{"nframe", session->config->nframe},
+		{"lost", session->lost},
+		{"warnings", session->warnings},
+	};
+
+	for (size_t i = 0; !err && i < TM_ARRAY_SIZE(texts); i++)
+		err = tm_report_writer_meta(writer, texts[i].key, texts[i].value);
+	for (size_t i = 0; !err && i < TM_ARRAY_SIZE(numbers); i++)
+		err = tm_report_writer_meta_u64(writer, numbers[i].key, numbers[i].value);
+	return err;
+}
+
+/* The last save, with names; the target is not needed any more. */
+static struct tm_error *save_report(struct tm_session *session)
+{
+	struct tm_report_save request = {
+		.tracebacks = tm_tracer_tracebacks(session->tracer),
+		.modules = session->modules,
+		.threads = session->threads.items,
+		.thread_count = session->threads.count,
+		.samples = session->samples.items,
+		.sample_count = session->samples.count,
+		.progress = session->config->saving,
+		.progress_context = session->config->context,
+	};
+	struct tm_error *err = take_last_snapshots(session);
+
+	if (!err)
+		err = write_meta(session);
+	if (!err)
+		err = tm_symbolizer_create(session->modules, session->root_fd, &request.symbolizer);
+	if (!err) {
+		request.snapshots = (const struct tm_snapshot *const *)session->snapshots.items;
+		request.snapshot_count = session->snapshots.count;
+		err = tm_report_writer_save(session->writer, &request);
+	}
+	tm_symbolizer_destroy(request.symbolizer);
+	return err;
+}
+
+static void release(struct tm_session *session)
+{
+	for (size_t i = 0; i < session->snapshots.count; i++)
+		tm_snapshot_destroy(session->snapshots.items[i]);
+	tm_vector_deinit(&session->snapshots);
+	tm_vector_deinit(&session->threads);
+	tm_vector_deinit(&session->samples);
+	tm_map_deinit(&session->thread_index);
+	tm_vector_deinit(&session->frames);
+	tm_walk_deinit(&session->walk);
+	if (session->target)
+		session->target->breakpoints = NULL;
+	tm_target_destroy(session->target);
+	tm_probe_destroy(session->probe);
+	tm_breakpoints_destroy(session->breakpoints);
+	tm_pads_destroy(session->pads);
+	tm_cfi_destroy(session->cfi);
+	tm_module_map_destroy(session->modules);
+	tm_tracer_destroy(session->tracer);
+	tm_follow_close(session);
+	tm_process_info_deinit(&session->info);
+	free(session->path);
+}
+
+/* From the first byte changed in the target to the last one restored. */
+static struct tm_error *trace(struct tm_session *session)
+{
+	struct tm_error *err, *leave_err;
+
+	session->begin_ns = monotonic_ns();
+	err = assemble(session);
+	if (!err && session->config->attach_pid)
+		err = start_attached(session);
+	if (!err && session->config->attach_pid)
+		announce(session);
+	if (!err) {
+		avoid_memory_killer();
+		set_heartbeat(true);
+		err = loop(session);
+		set_heartbeat(false);
+	}
+	leave_err = leave_target(session);
+	if (err)
+		tm_error_destroy(leave_err);
+	return err ? err : leave_err;
+}
+
+static struct tm_error *finish(struct tm_session *session, struct tm_error *trace_err)
+{
+	bool traced = session->begin_ns && session->probe && (session->images.length || session->exited);
+	struct tm_error *err = NULL, *close_err;
+
+	if (session->saver)
+		err = tm_saver_finish(session->saver);
+	if (trace_err && !tm_tracebacks_count(tm_tracer_tracebacks(session->tracer)))
+		traced = false;
+	if (!traced || (trace_err && trace_err->code == TM_ERROR_NOT_FOUND)) {
+		tm_report_writer_discard(session->writer);
+		session->writer = NULL;
+	} else if (!err) {
+		err = save_report(session);
+	}
+	if (session->writer) {
+		close_err = tm_report_writer_close(session->writer);
+		if (err)
+			tm_error_destroy(close_err);
+		else
+			err = close_err;
+	}
+	if (trace_err)
+		tm_error_destroy(err);
+	return trace_err ? trace_err : err;
+}
+
+struct tm_error *tm_session_run(const struct tm_session_config *config, struct tm_session_result *result)
+{
+	struct tm_session *session = calloc(1, sizeof(*session));
+	struct tm_error *err;
+
+	memset(result, 0, sizeof(*result));
+	if (!session)
+		return tm_error_out_of_memory();
+	session->config = config;
+	session->root_fd = session->proc_fd = -1;
+	session->next_save_ns = SAVE_NS;
+	err = prepare(session);
+	if (!err)
+		err = take_target(session);
+	if (err) {
+		tm_report_writer_discard(session->writer);
+	} else {
+		err = finish(session, trace(session));
+		result->exited = session->exited;
+		result->wait_status = session->wait_status;
+		result->foreign = session->foreign;
+		result->path = tm_steal(session->path);
+	}
+	release(session);
+	free(session);
+	return err;
+}

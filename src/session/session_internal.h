@@ -1,0 +1,105 @@
+/*
+ * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen, stacks.c makes tracebacks of
+ * captures, events.c feeds the model, saver.c writes the report while the trace goes on.
+ */
+#ifndef TM_SESSION_SESSION_INTERNAL_H
+#define TM_SESSION_SESSION_INTERNAL_H
+
+#include "base/strbuf.h"
+#include "base/vector.h"
+#include "debuginfo/cfi.h"
+#include "model/snapshot.h"
+#include "probe/breakpoint_probe.h"
+#include "report/report_file.h"
+#include "session/session.h"
+#include "target/breakpoint.h"
+#include "target/pad.h"
+#include "target/procfs.h"
+#include "target/ptrace.h"
+#include "unwind/unwind.h"
+
+struct tm_saver;
+
+/* A module that is mapped and armed. */
+struct tm_loaded {
+	uint32_t module;
+	uint64_t start, end;
+};
+
+struct tm_session {
+	const struct tm_session_config *config;
+	struct tm_process_info info;
+	struct tm_target *target;
+	struct tm_pads *pads;
+	struct tm_breakpoints *breakpoints;
+	struct tm_module_map *modules;
+	struct tm_cfi *cfi;
+	struct tm_probe *probe;
+	struct tm_tracer *tracer;
+	struct tm_report_writer *writer;
+	struct tm_saver *saver;
+
+	uint64_t begin_ns;       /* CLOCK_MONOTONIC at the start of the trace */
+	uint64_t now_ns;         /* since then; of the stop that is being handled */
+	uint64_t next_tick_ns;   /* when to look at the world besides the events */
+	uint64_t next_sample_ns, next_save_ns;
+	struct tm_session_status status;
+	uint64_t status_ns, status_events;
+
+	/* follow.c */
+	int root_fd, proc_fd;    /* /proc/PID/root, /proc/PID */
+	uint64_t loader_breakpoint; /* the dynamic linker's r_brk; 0: none */
+	uint64_t entry_breakpoint;  /* the program's first instruction, where r_brk cannot be found at a start; 0: none */
+	struct tm_vector(struct tm_loaded) loaded;
+	struct tm_strbuf images; /* JSON array elements: the programs that ran */
+	unsigned exec_count;
+
+	/* stacks.c */
+	struct tm_walk walk;
+	struct tm_vector(uint32_t) frames;
+
+	/* events.c */
+	uint64_t lost;
+
+	/* what the report tells besides */
+	struct tm_vector(struct tm_snapshot *) snapshots; /* named ones, kept to the end */
+	struct tm_vector(struct tm_report_thread) threads;
+	struct tm_map thread_index;                       /* tid -> index of its latest row in threads */
+	struct tm_vector(struct tm_report_sample) samples; /* not saved yet */
+	size_t warnings;
+	const char *ended;
+	bool exited;
+	int wait_status;
+	size_t foreign;
+	char *path;
+};
+
+void tm_session_warn(void *session, const char *text);
+
+/* follow.c */
+struct tm_error *tm_follow_open(struct tm_session *session);
+struct tm_error *tm_follow_attached(struct tm_session *session);
+struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable);
+struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child);
+struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, bool *ours);
+void tm_follow_close(struct tm_session *session);
+
+/* stacks.c */
+struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture,
+				     uint32_t *traceback);
+bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
+
+/* events.c */
+struct tm_error *tm_events_take(void *session, const struct tm_event *event);
+
+/* threads.c */
+void tm_threads_seen(struct tm_session *session, const struct tm_thread *thread);
+void tm_threads_gone(void *session, struct tm_thread *thread);
+void tm_threads_refresh(struct tm_session *session);
+
+/* saver.c */
+struct tm_error *tm_saver_create(struct tm_session *session, struct tm_saver **out);
+void tm_saver_offer(struct tm_saver *saver);        /* saves the present state, unless a save is still going on */
+struct tm_error *tm_saver_finish(struct tm_saver *saver); /* waits for it, ends the thread; the saver is gone */
+
+#endif

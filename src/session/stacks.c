@@ -1,0 +1,68 @@
+/* From a capture to a traceback of the model. */
+#include "session/session_internal.h"
+
+static struct tm_frame frame_of(const struct tm_walk_frame *walked)
+{
+	if (!walked->module)
+		return (struct tm_frame){walked->lookup, 0};
+	return (struct tm_frame){walked->lookup - walked->module->bias, walked->module->number};
+}
+
+/* The next capture of the thread takes as much of the stack as this walk needed, or a little less than before if that was far too much. */
+static void adapt_capture(struct tm_thread *thread, const struct tm_walk *walk, const struct tm_capture *capture)
+{
+	const struct tm_walk_frame *last = walk->count ? &walk->frames[walk->count - 1] : NULL;
+	uint64_t needed = last && last->cfa > capture->start ? last->cfa - capture->start : 0;
+
+	if (walk->lowest_unread) {
+		needed = (needed + 1023) & ~UINT64_C(1023);
+		if (needed > thread->capture_size && needed <= TM_CAPTURE_MAX)
+			thread->capture_size = needed;
+	} else if (needed < thread->capture_size / 4 && thread->capture_size > TM_CAPTURE_DEFAULT) {
+		thread->capture_size -= thread->capture_size / 16;
+	}
+}
+
+/* Frame 0 of the walk is the allocator function itself: the traceback begins with its caller. */
+struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture,
+				     uint32_t *traceback)
+{
+	struct tm_tracebacks *tracebacks = tm_tracer_tracebacks(session->tracer);
+	struct tm_walk *walk = &session->walk;
+	size_t total, stored;
+	enum tm_cut cut;
+
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true, TM_NFRAME_MAX, walk);
+	adapt_capture(thread, walk, capture);
+	total = walk->count ? walk->count - 1 : 0;
+	stored = total < session->config->nframe ? total : session->config->nframe;
+	cut = stored < total ? TM_CUT_LIMIT : walk->cut;
+	if (!tm_vector_reserve(&session->frames, stored))
+		return tm_error_out_of_memory();
+	for (size_t i = 0; i < stored; i++) {
+		session->frames.items[i] = tm_tracebacks_frame(tracebacks, frame_of(&walk->frames[i + 1]));
+		if (session->frames.items[i] == UINT32_MAX)
+			return tm_error_out_of_memory();
+	}
+	*traceback = tm_tracebacks_intern(tracebacks, session->frames.items, (uint32_t)stored, (uint32_t)total, cut);
+	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
+}
+
+/* Is there a signal frame between the thread's present frame and the one whose CFA is given? The thread stands at a function's entry. */
+bool tm_stacks_in_signal_handler(void *context, struct tm_thread *thread, uint64_t cfa)
+{
+	struct tm_session *session = context;
+	struct tm_memory memory = tm_target_memory(session->target);
+	struct tm_capture capture = {.regs = thread->regs, .memory = &memory};
+	struct tm_walk *walk = &session->walk;
+	bool in_handler = false;
+
+	capture.start = thread->regs.value[session->target->arch->sp];
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX, walk);
+	for (size_t i = 0; i < walk->count; i++) {
+		in_handler = in_handler || walk->frames[i].is_signal;
+		if (walk->frames[i].cfa == cfa)
+			return in_handler;
+	}
+	return false; /* that frame is not on the stack any more */
+}

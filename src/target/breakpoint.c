@@ -1,0 +1,338 @@
+#include "target/breakpoint.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/vector.h"
+#include "target/pad.h"
+
+#define PAD_STEPS_MAX 16 /* a pad holds fewer instructions */
+#define STOP_TIMEOUT_MS 3000
+
+struct tm_breakpoints {
+	struct tm_target *target;
+	struct tm_pads *pads;
+	struct tm_map by_address; /* address -> struct tm_breakpoint * */
+	size_t in_place;
+	bool pads_refused;        /* no page may be mapped: asked once */
+};
+
+struct tm_error *tm_breakpoints_create(struct tm_target *target, struct tm_pads *pads, struct tm_breakpoints **out)
+{
+	struct tm_breakpoints *breakpoints = calloc(1, sizeof(*breakpoints));
+
+	if (!breakpoints)
+		return tm_error_out_of_memory();
+	breakpoints->target = target;
+	breakpoints->pads = pads;
+	*out = breakpoints;
+	return NULL;
+}
+
+static struct tm_breakpoint *next(const struct tm_breakpoints *breakpoints, size_t *position)
+{
+	uint64_t address, place;
+
+	return tm_map_next(&breakpoints->by_address, position, &address, &place)
+		       ? (struct tm_breakpoint *)(uintptr_t)place
+		       : NULL;
+}
+
+void tm_breakpoints_forget_all(struct tm_breakpoints *breakpoints)
+{
+	struct tm_breakpoint *breakpoint;
+
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));)
+		free(breakpoint);
+	tm_map_clear(&breakpoints->by_address);
+	breakpoints->in_place = 0;
+	breakpoints->pads_refused = false;
+}
+
+void tm_breakpoints_destroy(struct tm_breakpoints *breakpoints)
+{
+	if (!breakpoints)
+		return;
+	tm_breakpoints_forget_all(breakpoints);
+	tm_map_deinit(&breakpoints->by_address);
+	free(breakpoints);
+}
+
+const struct tm_breakpoint *tm_breakpoint_find(const struct tm_breakpoints *breakpoints, uint64_t address)
+{
+	const uint64_t *place = tm_map_get(&breakpoints->by_address, address);
+
+	return place ? (const struct tm_breakpoint *)(uintptr_t)*place : NULL;
+}
+
+size_t tm_breakpoints_count(const struct tm_breakpoints *breakpoints)
+{
+	return breakpoints->by_address.count;
+}
+
+size_t tm_breakpoints_count_in_place(const struct tm_breakpoints *breakpoints)
+{
+	return breakpoints->in_place;
+}
+
+/* ---- inserting ---- */
+
+/* The bytes from address on as the program has them: without other breakpoints of ours. Near the end of a mapping fewer than wanted. */
+static struct tm_error *read_original(const struct tm_breakpoints *breakpoints, uint64_t address, uint8_t *bytes,
+				      size_t *size)
+{
+	struct tm_error *err = tm_target_read(breakpoints->target, address, bytes, *size);
+
+	if (err) {
+		size_t rest = 4096 - (address & 4095);
+
+		if (rest >= *size)
+			return err;
+		tm_error_destroy(err);
+		*size = rest;
+		err = tm_target_read(breakpoints->target, address, bytes, *size);
+		if (err)
+			return err;
+	}
+	for (size_t i = 0; i < *size; i++) {
+		const struct tm_breakpoint *other = tm_breakpoint_find(breakpoints, address + i);
+
+		for (size_t j = 0; other && j < breakpoints->target->arch->breakpoint_size && i + j < *size; j++)
+			bytes[i + j] = other->shadow[j];
+	}
+	return NULL;
+}
+
+/* Gives the breakpoint a pad if one can be had. */
+static void relocate(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint, const uint8_t *bytes,
+		     size_t size)
+{
+	struct tm_error *err;
+
+	if (!breakpoints->pads || breakpoints->pads_refused)
+		return;
+	err = tm_pads_relocate(breakpoints->pads, NULL, breakpoint->address, bytes, size, 1, &breakpoint->pad,
+			       &breakpoint->relocated);
+	if (!err)
+		return;
+	tm_log_info("breakpoint at 0x%" PRIx64 " steps in place: %s", breakpoint->address, err->message);
+	breakpoint->pad = 0;
+	if (err->code == TM_ERROR_PERMISSION)
+		breakpoints->pads_refused = true;
+	tm_error_destroy(err);
+}
+
+static struct tm_error *insert(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint)
+{
+	const struct tm_arch *arch = breakpoints->target->arch;
+	uint8_t bytes[TM_INSN_BYTES_MAX];
+	size_t size = sizeof(bytes);
+	struct tm_error *err = read_original(breakpoints, breakpoint->address, bytes, &size);
+
+	if (err)
+		return err;
+	if (size < arch->breakpoint_size || memcmp(bytes, arch->breakpoint, arch->breakpoint_size) == 0)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "somebody else's breakpoint stands at 0x%" PRIx64 ": another debugger or probe is at work",
+				       breakpoint->address);
+	memcpy(breakpoint->shadow, bytes, arch->breakpoint_size);
+	relocate(breakpoints, breakpoint, bytes, size);
+	if (!tm_map_put(&breakpoints->by_address, breakpoint->address, (uintptr_t)breakpoint))
+		return tm_error_out_of_memory();
+	err = tm_target_write(breakpoints->target, breakpoint->address, arch->breakpoint, arch->breakpoint_size);
+	if (err) {
+		tm_map_remove(&breakpoints->by_address, breakpoint->address);
+		return err;
+	}
+	breakpoints->in_place += !breakpoint->pad;
+	return NULL;
+}
+
+struct tm_error *tm_breakpoint_insert(struct tm_breakpoints *breakpoints, uint64_t address)
+{
+	const uint64_t *place = tm_map_get(&breakpoints->by_address, address);
+	struct tm_breakpoint *breakpoint;
+	struct tm_error *err;
+
+	if (place) {
+		((struct tm_breakpoint *)(uintptr_t)*place)->users++;
+		return NULL;
+	}
+	breakpoint = calloc(1, sizeof(*breakpoint));
+	if (!breakpoint)
+		return tm_error_out_of_memory();
+	breakpoint->address = address;
+	breakpoint->users = 1;
+	err = insert(breakpoints, breakpoint);
+	if (err)
+		free(breakpoint);
+	return err;
+}
+
+/* ---- going on from one ---- */
+
+/* With every other thread held, so that none runs past the place while the original instruction stands there. */
+static struct tm_error *step_in_place(struct tm_breakpoints *breakpoints, struct tm_thread *thread,
+				      const struct tm_breakpoint *breakpoint)
+{
+	struct tm_target *target = breakpoints->target;
+	uint8_t size = target->arch->breakpoint_size;
+	uint64_t image = target->image;
+	struct tm_error *err = tm_target_stop_all(target, STOP_TIMEOUT_MS), *again;
+
+	if (!err && target->image == image) {
+		err = tm_target_write(target, breakpoint->address, breakpoint->shadow, size);
+		if (!err) {
+			err = tm_target_step(target, thread);
+			again = tm_target_write(target, breakpoint->address, target->arch->breakpoint, size);
+			if (err)
+				tm_error_destroy(again);
+			else
+				err = again;
+		}
+	}
+	again = tm_target_resume_all(target, NULL);
+	if (err)
+		tm_error_destroy(again);
+	return err ? err : again;
+}
+
+struct tm_error *tm_breakpoint_resume(struct tm_breakpoints *breakpoints, struct tm_thread *thread)
+{
+	struct tm_target *target = breakpoints->target;
+	const struct tm_breakpoint *breakpoint;
+	struct tm_error *err = tm_target_fetch_regs(target, thread);
+
+	if (err)
+		return err;
+	breakpoint = tm_breakpoint_find(breakpoints, thread->regs.value[target->arch->pc]);
+	if (breakpoint && !breakpoint->pad)
+		return step_in_place(breakpoints, thread, breakpoint);
+	if (breakpoint)
+		err = tm_target_store_pc(target, thread, breakpoint->pad);
+	return err ? err : tm_target_resume(target, thread);
+}
+
+/* ---- letting go ---- */
+
+void tm_breakpoints_forget(struct tm_breakpoints *breakpoints, uint64_t start, uint64_t end)
+{
+	struct tm_breakpoint *breakpoint;
+
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
+		if (breakpoint->address < start || breakpoint->address >= end)
+			continue;
+		breakpoints->in_place -= !breakpoint->pad;
+		tm_map_remove(&breakpoints->by_address, breakpoint->address);
+		free(breakpoint);
+		i = 0;
+	}
+}
+
+struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, pid_t child)
+{
+	struct tm_target *target = breakpoints->target;
+	uint8_t size = target->arch->breakpoint_size, present[4];
+	const struct tm_breakpoint *breakpoint;
+
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
+		/* The child may have lost a mapping (MADV_DONTFORK): what is not there needs no scrubbing. */
+		struct tm_error *err = target->ops->read_child(target, child, breakpoint->address, present, size);
+
+		if (!err && memcmp(present, target->arch->breakpoint, size) == 0)
+			err = target->ops->write_child(target, child, breakpoint->address, breakpoint->shadow, size);
+		if (err && err->code == TM_ERROR_NO_MEMORY) {
+			tm_error_destroy(err);
+			err = NULL;
+		}
+		if (err)
+			return err;
+	}
+	return NULL;
+}
+
+/* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has none (a return address
+   already pushed) it is stepped until it has left. */
+static struct tm_error *leave_pad(struct tm_breakpoints *breakpoints, struct tm_thread *thread)
+{
+	struct tm_target *target = breakpoints->target;
+	struct tm_error *err = tm_target_fetch_regs(target, thread);
+	uint64_t original, code, pc;
+
+	for (int steps = 0; !err && steps < PAD_STEPS_MAX; steps++) {
+		const struct tm_breakpoint *breakpoint;
+
+		pc = thread->regs.value[target->arch->pc];
+		if (!tm_pads_origin(breakpoints->pads, pc, &original, &code))
+			return NULL;
+		breakpoint = tm_breakpoint_find(breakpoints, original);
+		for (size_t i = 0; breakpoint && breakpoint->pad == code && i < breakpoint->relocated.point_count; i++)
+			if (breakpoint->relocated.points[i].pad_offset == pc - code && breakpoint->relocated.points[i].original_pc)
+				return tm_target_store_pc(target, thread, breakpoint->relocated.points[i].original_pc);
+		err = tm_target_step(target, thread);
+		thread->regs_valid = false;
+		if (!err)
+			err = tm_target_fetch_regs(target, thread);
+	}
+	return err;
+}
+
+static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; breakpoints->pads && (thread = tm_target_next_thread(breakpoints->target, &i));) {
+		struct tm_error *err;
+
+		if (thread->state != TM_THREAD_STOPPED)
+			continue; /* asleep in the kernel, in a system call: not in a pad */
+		err = leave_pad(breakpoints, thread);
+		if (err && err->code != TM_ERROR_NO_PROCESS)
+			return err;
+		tm_error_destroy(err);
+	}
+	return NULL;
+}
+
+/* Writes the original bytes back and looks whether they are there. */
+static struct tm_error *restore(struct tm_target *target, const struct tm_breakpoint *breakpoint, size_t *foreign)
+{
+	uint8_t size = target->arch->breakpoint_size, present[4];
+	struct tm_error *err = tm_target_read(target, breakpoint->address, present, size);
+
+	if (err && err->code == TM_ERROR_NO_MEMORY) { /* unmapped behind our back */
+		tm_error_destroy(err);
+		return NULL;
+	}
+	if (err)
+		return err;
+	if (memcmp(present, target->arch->breakpoint, size) != 0) {
+		(*foreign)++;
+		return NULL;
+	}
+	err = tm_target_write(target, breakpoint->address, breakpoint->shadow, size);
+	if (!err)
+		err = tm_target_read(target, breakpoint->address, present, size);
+	if (!err && memcmp(present, breakpoint->shadow, size) != 0)
+		err = tm_error_create(TM_ERROR_OTHER, "the original code at 0x%" PRIx64 " could not be restored", breakpoint->address);
+	return err;
+}
+
+struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, size_t *foreign)
+{
+	struct tm_error *err = leave_pads(breakpoints), *failed;
+	const struct tm_breakpoint *breakpoint;
+
+	*foreign = 0;
+	/* One place that fails must not keep the others from being restored. */
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
+		failed = restore(breakpoints->target, breakpoint, foreign);
+		if (err)
+			tm_error_destroy(failed);
+		else
+			err = failed;
+	}
+	tm_breakpoints_forget_all(breakpoints);
+	return err;
+}

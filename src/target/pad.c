@@ -1,0 +1,308 @@
+#include "target/pad.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/vector.h"
+
+#define SLOT_SIZE   128u
+#define SLOT_COUNT  (TM_PAD_REGION_SIZE / SLOT_SIZE)
+#define FIRST_SLOT  1u /* slot 0 is the header */
+#define CODE_OFFSET 16u
+
+_Static_assert(TM_PAD_CODE_MAX + CODE_OFFSET <= SLOT_SIZE, "a slot holds any relocated code");
+
+struct header {
+	char magic[16];
+	uint32_t slot_size, slot_count;
+};
+
+static const struct header expected_header = {"tmtrace pads v1", SLOT_SIZE, SLOT_COUNT};
+
+struct slot {
+	uint64_t original;  /* address that the code was moved from; its own for placed code */
+	uint64_t code_size; /* 0: free */
+};
+
+struct region {
+	uint64_t start;
+	struct slot slots[SLOT_COUNT];
+	unsigned next; /* slots before it are in use */
+};
+
+struct tm_pads {
+	struct tm_target *target;
+	struct tm_vector(struct region *) regions;
+	struct tm_map by_original; /* original address -> code address */
+};
+
+struct tm_error *tm_pads_create(struct tm_target *target, struct tm_pads **out)
+{
+	struct tm_pads *pads = calloc(1, sizeof(*pads));
+
+	if (!pads)
+		return tm_error_out_of_memory();
+	pads->target = target;
+	*out = pads;
+	return NULL;
+}
+
+void tm_pads_forget_all(struct tm_pads *pads)
+{
+	for (size_t i = 0; i < pads->regions.count; i++)
+		free(pads->regions.items[i]);
+	pads->regions.count = 0;
+	tm_map_clear(&pads->by_original);
+}
+
+void tm_pads_destroy(struct tm_pads *pads)
+{
+	if (!pads)
+		return;
+	tm_pads_forget_all(pads);
+	tm_vector_deinit(&pads->regions);
+	tm_map_deinit(&pads->by_original);
+	free(pads);
+}
+
+static uint64_t code_of(const struct region *region, unsigned index)
+{
+	return region->start + index * SLOT_SIZE + CODE_OFFSET;
+}
+
+static struct region *add_region(struct tm_pads *pads, uint64_t start)
+{
+	struct region *region = calloc(1, sizeof(*region));
+
+	if (!region || !tm_vector_push(&pads->regions, region)) {
+		free(region);
+		return NULL;
+	}
+	region->start = start;
+	region->next = FIRST_SLOT;
+	return region;
+}
+
+/* ---- regions that an earlier trace left ---- */
+
+static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
+{
+	_cleanup_free_ uint8_t *bytes = malloc(TM_PAD_REGION_SIZE);
+	struct tm_error *err;
+	struct region *region;
+
+	if (!bytes)
+		return tm_error_out_of_memory();
+	err = tm_target_read(pads->target, start, bytes, TM_PAD_REGION_SIZE);
+	if (err)
+		return err;
+	if (memcmp(bytes, &expected_header, sizeof(expected_header)) != 0)
+		return NULL;
+	region = add_region(pads, start);
+	if (!region)
+		return tm_error_out_of_memory();
+	for (unsigned i = FIRST_SLOT; i < SLOT_COUNT; i++) {
+		struct slot *slot = &region->slots[i];
+
+		memcpy(slot, bytes + i * SLOT_SIZE, sizeof(*slot));
+		if (!slot->code_size || slot->code_size > SLOT_SIZE - CODE_OFFSET)
+			break;
+		region->next = i + 1;
+		if (!tm_map_put(&pads->by_original, slot->original, code_of(region, i)))
+			return tm_error_out_of_memory();
+	}
+	tm_log_info("pads: using region 0x%" PRIx64 " of an earlier trace again, %u slots", start, region->next - FIRST_SLOT);
+	return NULL;
+}
+
+static bool may_be_region(const struct tm_mapping *mapping)
+{
+	return mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
+	       (mapping->end - mapping->start) % TM_PAD_REGION_SIZE == 0;
+}
+
+struct tm_error *tm_pads_adopt(struct tm_pads *pads)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err = tm_target_mappings(pads->target, &mappings);
+
+	if (err)
+		return err;
+	/* Neighbouring regions show as one mapping. */
+	for (size_t i = 0; i < mappings.count; i++) {
+		const struct tm_mapping *mapping = &mappings.items[i];
+
+		for (uint64_t at = mapping->start; may_be_region(mapping) && at < mapping->end; at += TM_PAD_REGION_SIZE) {
+			err = adopt_region(pads, at);
+			if (err)
+				return err;
+		}
+	}
+	return NULL;
+}
+
+/* ---- new regions and slots ---- */
+
+static uint64_t distance(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : b - a;
+}
+
+static bool in_reach(const struct tm_pads *pads, const struct region *region, uint64_t address)
+{
+	uint64_t reach = pads->target->arch->near_reach;
+
+	return distance(region->start, address) < reach && distance(region->start + TM_PAD_REGION_SIZE, address) < reach;
+}
+
+/* MAP_FIXED_NOREPLACE came with Linux 4.17; an older kernel takes the address as a hint, so the result is looked at. */
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+static struct tm_error *map_region(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
+				   struct region **out)
+{
+	const struct tm_arch *arch = pads->target->arch;
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err = tm_target_mappings(pads->target, &mappings);
+	uint64_t place, page = near_address & ~UINT64_C(4095);
+	int64_t result = 0;
+
+	if (err)
+		return err;
+	place = tm_mappings_find_gap(&mappings, page, page + 4096, TM_PAD_REGION_SIZE, arch->near_reach - (16u << 20));
+	if (!place)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "no free memory near 0x%" PRIx64 " for a pad", near_address);
+	const uint64_t arguments[6] = {place, TM_PAD_REGION_SIZE, PROT_READ | PROT_EXEC,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0};
+	err = tm_target_system_call(pads->target, thread, arch->syscall_mmap, arguments, &result);
+	if (err)
+		return err;
+	if (result < 0 && result > -4096)
+		return tm_error_errno((int)-result, "process %d cannot map a pad at 0x%" PRIx64, pads->target->pid, place);
+	if ((uint64_t)result != place) {
+		const uint64_t undo[6] = {(uint64_t)result, TM_PAD_REGION_SIZE};
+
+		tm_error_destroy(tm_target_system_call(pads->target, thread, arch->syscall_munmap, undo, &result));
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "the kernel refused the place 0x%" PRIx64 " for a pad", place);
+	}
+	err = tm_target_write(pads->target, place, &expected_header, sizeof(expected_header));
+	if (err)
+		return err;
+	*out = add_region(pads, place);
+	return *out ? NULL : tm_error_out_of_memory();
+}
+
+/* A region with a free slot near an address. */
+static struct tm_error *find_room(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
+				  struct region **out)
+{
+	for (size_t i = 0; i < pads->regions.count; i++) {
+		struct region *region = pads->regions.items[i];
+
+		if (region->next < SLOT_COUNT && in_reach(pads, region, near_address)) {
+			*out = region;
+			return NULL;
+		}
+	}
+	return map_region(pads, thread, near_address, out);
+}
+
+/* The code goes in first, so that a slot with a size always holds whole code, also for a later trace. */
+static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, uint64_t original, const uint8_t *code,
+				  size_t size)
+{
+	unsigned index = region->next;
+	struct slot slot = {original, size};
+	struct tm_error *err = tm_target_write(pads->target, code_of(region, index), code, size);
+
+	if (!err)
+		err = tm_target_write(pads->target, region->start + index * SLOT_SIZE, &slot, sizeof(slot));
+	if (err)
+		return err;
+	if (!tm_map_put(&pads->by_original, original, code_of(region, index)))
+		return tm_error_out_of_memory();
+	region->slots[index] = slot;
+	region->next++;
+	return NULL;
+}
+
+/* Does the slot of an earlier trace hold just the code that would be written now? */
+static bool slot_holds(struct tm_pads *pads, uint64_t pad, const struct tm_relocated *relocated)
+{
+	uint8_t present[TM_PAD_CODE_MAX];
+	struct tm_error *err = tm_target_read(pads->target, pad, present, relocated->size);
+	bool same = !err && memcmp(present, relocated->code, relocated->size) == 0;
+
+	tm_error_destroy(err);
+	return same;
+}
+
+struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread, uint64_t original, const uint8_t *bytes,
+				  size_t size, size_t min_bytes, uint64_t *pad, struct tm_relocated *relocated)
+{
+	const struct tm_arch *arch = pads->target->arch;
+	const uint64_t *earlier = tm_map_get(&pads->by_original, original);
+	struct region *region = NULL;
+	struct tm_error *err;
+
+	if (earlier) {
+		err = arch->relocate(bytes, size, original, *earlier, min_bytes, relocated);
+		if (!err && slot_holds(pads, *earlier, relocated)) {
+			*pad = *earlier;
+			return NULL;
+		}
+		tm_error_destroy(err);
+	}
+	err = find_room(pads, thread, original, &region);
+	if (err)
+		return err;
+	*pad = code_of(region, region->next);
+	err = arch->relocate(bytes, size, original, *pad, min_bytes, relocated);
+	return err ? err : fill_slot(pads, region, original, relocated->code, relocated->size);
+}
+
+struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address, const uint8_t *code,
+			       size_t size, uint64_t *pad)
+{
+	struct region *region = NULL;
+	struct tm_error *err = find_room(pads, thread, near_address, &region);
+
+	assert(size <= SLOT_SIZE - CODE_OFFSET);
+	if (err)
+		return err;
+	*pad = code_of(region, region->next);
+	return fill_slot(pads, region, *pad, code, size);
+}
+
+static const struct region *region_of(const struct tm_pads *pads, uint64_t address)
+{
+	for (size_t i = 0; i < pads->regions.count; i++)
+		if (address - pads->regions.items[i]->start < TM_PAD_REGION_SIZE)
+			return pads->regions.items[i];
+	return NULL;
+}
+
+bool tm_pads_contain(const struct tm_pads *pads, uint64_t address)
+{
+	return region_of(pads, address) != NULL;
+}
+
+bool tm_pads_origin(const struct tm_pads *pads, uint64_t address, uint64_t *original, uint64_t *code)
+{
+	const struct region *region = region_of(pads, address);
+	unsigned index;
+
+	if (!region)
+		return false;
+	index = (unsigned)((address - region->start) / SLOT_SIZE);
+	if (index < FIRST_SLOT || index >= region->next)
+		return false;
+	*original = region->slots[index].original;
+	*code = code_of(region, index);
+	return address >= *code;
+}

@@ -1,0 +1,505 @@
+/* One stopped thread: its registers, its memory, its next instruction, a system call in its name. */
+#include "target/ptrace_internal.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+
+#include "target/breakpoint.h"
+#include "target/procfs.h"
+#include "target/ptrace.h"
+
+static struct tm_error *thread_error(const struct tm_thread *thread, const char *what)
+{
+	return tm_error_errno(errno, "cannot %s thread %d", what, thread->tid);
+}
+
+/* ---- registers ---- */
+
+static struct tm_error *get_regset(const struct tm_thread *thread, void *regset, size_t size)
+{
+	struct iovec iov = {regset, size};
+
+	if (ptrace(PTRACE_GETREGSET, thread->tid, (void *)NT_PRSTATUS, &iov) < 0)
+		return thread_error(thread, "read the registers of");
+	return NULL;
+}
+
+static struct tm_error *set_regset(const struct tm_thread *thread, void *regset, size_t size)
+{
+	struct iovec iov = {regset, size};
+
+	if (ptrace(PTRACE_SETREGSET, thread->tid, (void *)NT_PRSTATUS, &iov) < 0)
+		return thread_error(thread, "write the registers of");
+	return NULL;
+}
+
+struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread)
+{
+	uint64_t regset[TM_REGSET_MAX / 8];
+	struct tm_error *err = get_regset(thread, regset, target->arch->regset_size);
+
+	if (!err) {
+		tm_arch_regs_from_regset(target->arch, regset, &thread->regs);
+		thread->regs_valid = true;
+	}
+	return err;
+}
+
+/* Registers that tm_regs does not hold (flags, segments) keep their values. */
+static struct tm_error *store_regs(struct tm_target *target, struct tm_thread *thread)
+{
+	uint64_t regset[TM_REGSET_MAX / 8];
+	struct tm_error *err = get_regset(thread, regset, target->arch->regset_size);
+
+	if (err)
+		return err;
+	tm_arch_regs_to_regset(target->arch, &thread->regs, regset);
+	return set_regset(thread, regset, target->arch->regset_size);
+}
+
+struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc)
+{
+#ifdef __x86_64__
+	(void)target;
+	if (ptrace(PTRACE_POKEUSER, thread->tid, (void *)offsetof(struct user, regs.rip), (void *)pc) < 0)
+		return thread_error(thread, "set the pc of");
+	thread->regs.value[target->arch->pc] = pc;
+	return NULL;
+#else
+	struct tm_error *err = tm_target_fetch_regs(target, thread);
+
+	if (err)
+		return err;
+	thread->regs.value[target->arch->pc] = pc;
+	return store_regs(target, thread);
+#endif
+}
+
+bool tm_ptrace_trap_is_breakpoint(pid_t tid)
+{
+	siginfo_t info;
+
+	if (ptrace(PTRACE_GETSIGINFO, tid, NULL, &info) < 0)
+		return false;
+	/* x86 int3: arch/x86/kernel/traps.c sends SI_KERNEL; others TRAP_BRKPT */
+	return info.si_signo == SIGTRAP && (info.si_code == SI_KERNEL || info.si_code == TRAP_BRKPT);
+}
+
+/* ---- memory ---- */
+
+struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt)
+{
+	char path[64];
+
+	if (pt->mem_fd >= 0)
+		close(pt->mem_fd);
+	snprintf(path, sizeof(path), "/proc/%d/mem", pt->base.pid);
+	pt->mem_fd = open(path, O_RDWR | O_CLOEXEC);
+	return pt->mem_fd < 0 ? tm_error_errno(errno, "cannot open %s", path) : NULL;
+}
+
+static struct tm_error *read_fd(int fd, uint64_t address, void *buffer, size_t size)
+{
+	for (size_t done = 0; done < size;) {
+		ssize_t n = pread(fd, (char *)buffer + done, size - done, (off_t)(address + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return tm_error_errno(n ? errno : ESRCH, "cannot read %zu bytes at 0x%" PRIx64, size, address);
+		done += (size_t)n;
+	}
+	return NULL;
+}
+
+static struct tm_error *write_fd(int fd, uint64_t address, const void *bytes, size_t size)
+{
+	ssize_t n;
+
+	do {
+		n = pwrite(fd, bytes, size, (off_t)address);
+	} while (n < 0 && errno == EINTR);
+	if (n != (ssize_t)size)
+		return tm_error_errno(n < 0 ? errno : n ? EIO : ESRCH, "cannot write %zu bytes at 0x%" PRIx64, size, address);
+	return NULL;
+}
+
+/* process_vm_readv is the faster one from a page on; it refuses a process whose first thread has ended, so /proc/PID/mem stays. */
+static struct tm_error *read_memory(struct tm_target *target, uint64_t address, void *buffer, size_t size)
+{
+	if (size >= 4096) {
+		struct iovec local = {buffer, size}, remote = {(void *)(uintptr_t)address, size};
+
+		if (process_vm_readv(target->pid, &local, 1, &remote, 1, 0) == (ssize_t)size)
+			return NULL;
+	}
+	return read_fd(tm_ptrace_of(target)->mem_fd, address, buffer, size);
+}
+
+static size_t read_some(struct tm_target *target, uint64_t address, void *buffer, size_t size)
+{
+	struct iovec local = {buffer, size}, remote = {(void *)(uintptr_t)address, size};
+	ssize_t n = process_vm_readv(target->pid, &local, 1, &remote, 1, 0);
+
+	if (n < 0)
+		n = pread(tm_ptrace_of(target)->mem_fd, buffer, size, (off_t)address);
+	return n < 0 ? 0 : (size_t)n;
+}
+
+static struct tm_error *write_memory(struct tm_target *target, uint64_t address, const void *bytes, size_t size)
+{
+	return write_fd(tm_ptrace_of(target)->mem_fd, address, bytes, size);
+}
+
+static int open_child_memory(pid_t child)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", child);
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
+static struct tm_error *read_child(struct tm_target *target, pid_t child, uint64_t address, void *buffer, size_t size)
+{
+	_cleanup_close_ int fd = open_child_memory(child);
+
+	(void)target;
+	return fd < 0 ? tm_error_errno(errno, "cannot open the memory of process %d", child)
+		      : read_fd(fd, address, buffer, size);
+}
+
+static struct tm_error *write_child(struct tm_target *target, pid_t child, uint64_t address, const void *bytes,
+				    size_t size)
+{
+	_cleanup_close_ int fd = open_child_memory(child);
+
+	(void)target;
+	return fd < 0 ? tm_error_errno(errno, "cannot open the memory of process %d", child)
+		      : write_fd(fd, address, bytes, size);
+}
+
+/* ---- running ---- */
+
+static struct tm_error *restart(struct tm_thread *thread, int request, int signal)
+{
+	thread->state = TM_THREAD_RUNNING;
+	thread->regs_valid = false;
+	if (ptrace((enum __ptrace_request)request, thread->tid, NULL, (void *)(uintptr_t)signal) < 0 && errno != ESRCH)
+		return thread_error(thread, "resume");
+	return NULL;
+}
+
+struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *thread)
+{
+	int signal = thread->signal;
+
+	(void)target;
+	if (thread->state != TM_THREAD_STOPPED)
+		return NULL;
+	thread->signal = 0;
+	thread->backend &= ~(uint64_t)THREAD_REPORTING;
+	if (thread->backend & THREAD_GROUP_STOP) {
+		thread->backend = (thread->backend & ~(uint64_t)THREAD_GROUP_STOP) | THREAD_LISTENING;
+		return restart(thread, PTRACE_LISTEN, 0);
+	}
+	if (signal)
+		thread->signal_count++;
+	return restart(thread, PTRACE_CONT, signal);
+}
+
+
+/* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is kept for later. */
+static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
+{
+	int status;
+
+	for (;;) {
+		struct tm_error *err = restart(thread, request, 0);
+
+		if (err)
+			return err;
+		if (!tm_ptrace_wait_thread(pt, thread, &status))
+			return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended while it was worked on");
+		thread->state = TM_THREAD_STOPPED;
+		if (status >> 8 == expected)
+			return NULL;
+		if (status >> 16 == 0)
+			thread->signal = WSTOPSIG(status);
+	}
+}
+
+/* Signals are kept off meanwhile: a handler that returned to the instruction would make it count twice. What comes
+   nevertheless is the instruction's own fault, and then it is done. */
+static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thread)
+{
+	int status;
+
+	do {
+		struct tm_error *err = restart(thread, PTRACE_SINGLESTEP, 0);
+
+		if (err)
+			return err;
+		if (!tm_ptrace_wait_thread(pt, thread, &status))
+			return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended while it was stepped");
+		thread->state = TM_THREAD_STOPPED;
+	} while (status >> 16 == PTRACE_EVENT_STOP);
+	if (status >> 16 == 0 && WSTOPSIG(status) != SIGTRAP)
+		thread->signal = WSTOPSIG(status);
+	return NULL;
+}
+
+static struct tm_error *block_signals(const struct tm_thread *thread, uint64_t *mask)
+{
+	uint64_t all = UINT64_MAX;
+
+	if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(*mask), mask) < 0 ||
+	    ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(all), &all) < 0)
+		return thread_error(thread, "block the signals of");
+	return NULL;
+}
+
+static struct tm_error *restore_signals(const struct tm_thread *thread, uint64_t mask)
+{
+	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
+		return thread_error(thread, "restore the signals of");
+	return NULL;
+}
+
+static struct tm_error *step(struct tm_target *target, struct tm_thread *thread)
+{
+	int kept = thread->signal;
+	uint64_t mask;
+	struct tm_error *err = block_signals(thread, &mask);
+
+	if (!err)
+		err = single_step(tm_ptrace_of(target), thread);
+	if (!err)
+		err = restore_signals(thread, mask);
+	if (!thread->signal)
+		thread->signal = kept;
+	return err;
+}
+
+/* ---- a system call in the target ---- */
+
+static struct tm_error *find_syscall_insn(struct tm_ptrace *pt)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err;
+
+	if (pt->syscall_insn && pt->syscall_image == pt->base.image)
+		return NULL;
+	err = tm_procfs_mappings(pt->base.pid, &mappings);
+	if (err)
+		return err;
+	/* From the end: the vdso stands there, which always has one. */
+	for (size_t i = mappings.count; i-- > 0;) {
+		const struct tm_mapping *mapping = &mappings.items[i];
+		size_t size = mapping->end - mapping->start;
+		_cleanup_free_ uint8_t *bytes = NULL;
+		const uint8_t *found;
+
+		if (!mapping->executable || !mapping->readable || strcmp(mapping->path, "[vsyscall]") == 0 ||
+		    size > 64u << 20 || !(bytes = malloc(size)))
+			continue;
+		_cleanup_error_ struct tm_error *unreadable = read_memory(&pt->base, mapping->start, bytes, size);
+		if (unreadable)
+			continue;
+		found = memmem(bytes, size, arch->syscall_insn, arch->syscall_insn_size);
+		if (!found)
+			continue;
+		pt->syscall_insn = mapping->start + (uint64_t)(found - bytes);
+		pt->syscall_image = pt->base.image;
+		return NULL;
+	}
+	return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run", pt->base.pid);
+}
+
+/* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has one. */
+static bool may_inject(const struct tm_thread *thread)
+{
+	uint64_t seccomp;
+
+	return thread->state == TM_THREAD_STOPPED && !thread->signal && !(thread->backend & THREAD_IN_VFORK) &&
+	       tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp == 0;
+}
+
+static struct tm_thread *choose_thread(struct tm_target *target, struct tm_thread *preferred)
+{
+	struct tm_thread *thread;
+
+	if (preferred && may_inject(preferred))
+		return preferred;
+	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));)
+		if (thread->tgid == target->pid && may_inject(thread))
+			return thread;
+	return NULL;
+}
+
+static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
+{
+	memcpy((char *)regset + offset, &value, sizeof(value));
+}
+
+static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number, const uint64_t arguments[6])
+{
+	const struct tm_arch *arch = pt->base.arch;
+
+	put_word(regset, arch->syscall_number, (uint64_t)number);
+	for (int i = 0; i < 6; i++)
+		put_word(regset, arch->syscall_arguments[i], arguments[i]);
+	if (arch->syscall_restart >= 0)
+		put_word(regset, (uint16_t)arch->syscall_restart, UINT64_MAX);
+	put_word(regset, arch->regset_offsets[arch->pc], pt->syscall_insn);
+}
+
+/* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group stop in effect gives
+   the stop signal's number instead of SIGTRAP: any event stop will do. */
+static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
+{
+	int status;
+
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
+		return thread_error(thread, "interrupt");
+	for (;;) {
+		struct tm_error *err = restart(thread, PTRACE_CONT, 0);
+
+		if (err)
+			return err;
+		if (!tm_ptrace_wait_thread(pt, thread, &status))
+			return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended in an injected system call");
+		thread->state = TM_THREAD_STOPPED;
+		if (status >> 16 == PTRACE_EVENT_STOP)
+			break;
+		if (status >> 16 == 0)
+			thread->signal = WSTOPSIG(status);
+	}
+	thread->backend &= ~(uint64_t)(THREAD_IN_CALL | THREAD_GROUP_STOP);
+	if (tm_ptrace_is_stop_signal(WSTOPSIG(status)))
+		thread->backend |= THREAD_GROUP_STOP;
+	return NULL;
+}
+
+/*
+ * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling, does restoring the
+ * registers also restart a system call of the target's own that our stop interrupted (arch_do_signal_or_restart).
+ */
+static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thread, int64_t *result)
+{
+	uint64_t regset[TM_REGSET_MAX / 8];
+	struct tm_error *err = run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
+
+	if (!err)
+		err = run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
+	if (!err)
+		err = get_regset(thread, regset, pt->base.arch->regset_size);
+	if (err)
+		return err;
+	memcpy(result, (char *)regset + pt->base.arch->syscall_result, sizeof(*result));
+	return settle(pt, thread);
+}
+
+static struct tm_error *system_call(struct tm_target *target, struct tm_thread *preferred, long number,
+				    const uint64_t arguments[6], int64_t *result)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	uint64_t saved[TM_REGSET_MAX / 8], regset[TM_REGSET_MAX / 8], mask;
+	struct tm_thread *thread = choose_thread(target, preferred);
+	struct tm_error *err, *restore_err;
+
+	if (!thread)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "no thread of process %d may run a system call for tmtrace: all have a seccomp filter",
+				       target->pid);
+	err = find_syscall_insn(pt);
+	if (!err)
+		err = block_signals(thread, &mask);
+	if (!err && (thread->backend & THREAD_IN_CALL))
+		err = settle(pt, thread);
+	if (!err)
+		err = get_regset(thread, saved, target->arch->regset_size);
+	if (err)
+		return err;
+	memcpy(regset, saved, sizeof(regset));
+	prepare_call(pt, regset, number, arguments);
+	err = set_regset(thread, regset, target->arch->regset_size);
+	if (!err)
+		err = perform_call(pt, thread, result);
+	if (err && err->code == TM_ERROR_NO_PROCESS)
+		return err;
+	restore_err = set_regset(thread, saved, target->arch->regset_size);
+	if (!restore_err)
+		restore_err = restore_signals(thread, mask);
+	thread->regs_valid = false;
+	if (err)
+		tm_error_destroy(restore_err);
+	return err ? err : restore_err;
+}
+
+static struct tm_error *mappings(struct tm_target *target, struct tm_mappings *mappings)
+{
+	return tm_procfs_mappings(target->pid, mappings);
+}
+
+static struct tm_error *release_child(struct tm_target *target, pid_t child)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+
+	for (size_t i = 0; i < pt->children.count; i++)
+		if (pt->children.items[i] == child) {
+			tm_vector_remove_unordered(&pt->children, i);
+			break;
+		}
+	if (ptrace(PTRACE_DETACH, child, NULL, NULL) < 0 && errno != ESRCH)
+		return tm_error_errno(errno, "cannot let go of the child process %d", child);
+	return NULL;
+}
+
+void tm_ptrace_follow_cpu(struct tm_target *target, const struct tm_thread *thread, uint64_t now_ns)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	cpu_set_t set;
+	int cpu;
+
+	if (now_ns - pt->last_follow_ns < 10000000)
+		return;
+	pt->last_follow_ns = now_ns;
+	cpu = tm_procfs_cpu(thread->tgid, thread->tid);
+	if (cpu < 0 || cpu == pt->cpu || !CPU_ISSET(cpu, &pt->original_affinity))
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set) == 0)
+		pt->cpu = cpu;
+}
+
+const struct tm_target_ops tm_ptrace_ops = {
+	.wait = tm_ptrace_wait,
+	.resume = tm_ptrace_resume,
+	.next_queued = tm_ptrace_next_queued,
+	.stop_all = tm_ptrace_stop_all,
+	.resume_all = tm_ptrace_resume_all,
+	.fetch_regs = tm_ptrace_fetch_regs,
+	.store_regs = store_regs,
+	.store_pc = tm_ptrace_store_pc,
+	.read_memory = read_memory,
+	.read_some = read_some,
+	.write_memory = write_memory,
+	.write_child = write_child,
+	.read_child = read_child,
+	.release_child = release_child,
+	.step = step,
+	.system_call = system_call,
+	.mappings = mappings,
+	.detach = tm_ptrace_detach,
+	.destroy = tm_ptrace_destroy,
+};

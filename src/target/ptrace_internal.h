@@ -1,0 +1,77 @@
+/*
+ * What ptrace.c (one stopped thread), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming and going) share.
+ */
+#ifndef TM_TARGET_PTRACE_INTERNAL_H
+#define TM_TARGET_PTRACE_INTERNAL_H
+
+#include <sched.h>
+#include <sys/ptrace.h>
+
+#include "base/vector.h"
+#include "target/target.h"
+
+/* Flags of a thread (tm_thread.backend). */
+enum {
+	THREAD_GROUP_STOP = 1, /* its last stop was a group stop: it is resumed by PTRACE_LISTEN */
+	THREAD_LISTENING = 2,  /* RUNNING for us, stopped for the world */
+	THREAD_REPORTING = 4,  /* a queued stop is about it: resume_all leaves it */
+	THREAD_IN_CALL = 8,    /* stands inside a system call (an event of fork, clone, exec) that ends when it runs on */
+	THREAD_IN_VFORK = 16,  /* the same, but it ends only with its child */
+};
+
+struct tm_ptrace {
+	struct tm_target base;
+	int mem_fd;                              /* /proc/PID/mem */
+	struct tm_vector(struct tm_stop) queued; /* stops seen while something else was waited for */
+	struct tm_vector(pid_t) children;        /* forked children that stand still until release_child */
+	/* A birth shows twice, in either order: an event of the creator, the first stop of the new task. Tasks of which one was seen: */
+	struct tm_map unpaired;                  /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
+	size_t expected;                         /* how many TM_BIRTH_EXPECTED */
+	uint64_t syscall_insn;                   /* address of a system call instruction; 0: not looked for yet */
+	uint64_t syscall_image;                  /* the image in which it was found */
+	uint64_t last_follow_ns;
+	int cpu;                                 /* where this thread is bound; -1: nowhere */
+	cpu_set_t original_affinity;
+	bool attached;
+};
+
+enum { TM_BIRTH_EXPECTED, TM_BIRTH_EARLY };
+
+static inline struct tm_ptrace *tm_ptrace_of(struct tm_target *target)
+{
+	return (struct tm_ptrace *)target;
+}
+
+/* How long an uninterruptible sleep is waited for before the sleeper counts as stopped. */
+#define TM_SLEEPER_PATIENCE_MS 10
+
+#define TM_PTRACE_OPTIONS                                                                                    \
+	(PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |            \
+	 PTRACE_O_TRACEEXEC)
+
+/* ptrace.c */
+extern const struct tm_target_ops tm_ptrace_ops;
+struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread);
+struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
+struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *thread);
+struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt);
+bool tm_ptrace_trap_is_breakpoint(pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
+
+/* ptrace_wait.c */
+struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);
+struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms);
+bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
+struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);
+/* Waits until some thread has stopped, at most timeout_ms. */
+void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms);
+/* Waits for one thread; its end is noted (and queued, if it was the last). false: it is gone. */
+bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);
+
+/* ptrace_attach.c */
+struct tm_error *tm_ptrace_detach(struct tm_target *target);
+void tm_ptrace_destroy(struct tm_target *target);
+
+/* signal numbers of a group stop: signal(7), "Term/Stop" default actions */
+bool tm_ptrace_is_stop_signal(int signal);
+
+#endif

@@ -1,0 +1,448 @@
+/*
+ * What a wait status means: the one place where the kernel's stops (ptrace(2), "Stopped states") become ours. Signals, group
+ * stops and births of processes that do not concern us are dealt with here and never reported.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "target/breakpoint.h"
+#include "target/procfs.h"
+#include "target/ptrace_internal.h"
+
+/* How a status is read: while running, threads go on by themselves; while all are to stop, they stay. */
+enum mode { MODE_RUN, MODE_STOP_ALL };
+
+enum outcome {
+	OUTCOME_NOTHING,  /* dealt with */
+	OUTCOME_REPORT,   /* *stop is filled in */
+};
+
+bool tm_ptrace_is_stop_signal(int signal)
+{
+	return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
+}
+
+/* Notes one half of a birth. All threads stand still only when the other half has been seen too. */
+static void note_birth(struct tm_ptrace *pt, pid_t tid, uint64_t half)
+{
+	const uint64_t *other = tm_map_get(&pt->unpaired, (uint64_t)tid);
+
+	if (!other) {
+		pt->expected += half == TM_BIRTH_EXPECTED;
+		tm_map_put(&pt->unpaired, (uint64_t)tid, half);
+	} else if (*other != half) {
+		pt->expected -= *other == TM_BIRTH_EXPECTED;
+		tm_map_remove(&pt->unpaired, (uint64_t)tid);
+	}
+}
+
+static void forget_birth(struct tm_ptrace *pt, pid_t tid)
+{
+	const uint64_t *half = tm_map_get(&pt->unpaired, (uint64_t)tid);
+
+	if (!half)
+		return;
+	pt->expected -= *half == TM_BIRTH_EXPECTED;
+	tm_map_remove(&pt->unpaired, (uint64_t)tid);
+}
+
+static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
+{
+	unsigned long tid;
+
+	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) == 0)
+		note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
+}
+
+static enum outcome thread_ended(struct tm_ptrace *pt, pid_t tid, int status, struct tm_stop *stop)
+{
+	struct tm_thread *thread = tm_target_thread(&pt->base, tid);
+
+	if (thread)
+		tm_target_remove_thread(&pt->base, thread);
+	forget_birth(pt, tid);
+	if (tid != pt->base.pid)
+		return OUTCOME_NOTHING;
+	/* A group's leader is reported last, when every thread of the group has ended. */
+	pt->base.exited = true;
+	*stop = (struct tm_stop){.kind = TM_STOP_EXIT, .wait_status = status};
+	return OUTCOME_REPORT;
+}
+
+/* The first stop of a task that a traced one created. */
+static enum outcome task_born(struct tm_ptrace *pt, pid_t tid, int status, struct tm_stop *stop)
+{
+	struct tm_thread *thread;
+	uint64_t tgid = (uint64_t)tid;
+
+	note_birth(pt, tid, TM_BIRTH_EARLY);
+	tm_procfs_status_number(tid, tid, "Tgid", 10, &tgid);
+	if ((pid_t)tgid != pt->base.pid && !tm_procfs_same_memory(pt->base.pid, tid)) {
+		tm_vector_push(&pt->children, tid);
+		*stop = (struct tm_stop){.kind = TM_STOP_FORK, .child = tid};
+		return OUTCOME_REPORT;
+	}
+	thread = tm_target_add_thread(&pt->base, tid, (pid_t)tgid);
+	if (!thread) {
+		ptrace(PTRACE_DETACH, tid, NULL, NULL);
+		return OUTCOME_NOTHING;
+	}
+	thread->state = TM_THREAD_STOPPED;
+	if (status >> 16 == PTRACE_EVENT_STOP && tm_ptrace_is_stop_signal(WSTOPSIG(status)))
+		thread->backend |= THREAD_GROUP_STOP;
+	*stop = (struct tm_stop){.kind = TM_STOP_BIRTH, .thread = thread};
+	return OUTCOME_REPORT;
+}
+
+static void remove_group(struct tm_ptrace *pt, pid_t tgid, const struct tm_thread *except)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		if (thread->tgid != tgid || thread == except)
+			continue;
+		tm_target_remove_thread(&pt->base, thread);
+		i = 0;
+	}
+}
+
+/* Tasks of other groups (a vfork child) that keep the memory which the target has just left: they are cleaned of our
+   breakpoints and let go. */
+static void release_peers(struct tm_ptrace *pt)
+{
+	struct tm_thread *thread;
+	int status;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		pid_t tid = thread->tid;
+
+		if (thread->tgid == pt->base.pid)
+			continue;
+		if (thread->state != TM_THREAD_STOPPED && ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) == 0)
+			waitpid(tid, &status, __WALL);
+		if (pt->base.breakpoints)
+			tm_error_destroy(tm_breakpoints_scrub_child(pt->base.breakpoints, tid));
+		ptrace(PTRACE_DETACH, tid, NULL, NULL);
+		tm_target_remove_thread(&pt->base, thread);
+		i = 0;
+	}
+}
+
+/* Stops that nobody has seen yet are void with the old image; forked children still have its breakpoints. */
+static void settle_queue(struct tm_ptrace *pt)
+{
+	for (size_t i = 0; i < pt->queued.count; i++) {
+		const struct tm_stop *stop = &pt->queued.items[i];
+
+		if (stop->kind != TM_STOP_FORK)
+			continue;
+		if (pt->base.breakpoints)
+			tm_error_destroy(tm_breakpoints_scrub_child(pt->base.breakpoints, stop->child));
+		tm_error_destroy(pt->base.ops->release_child(&pt->base, stop->child));
+	}
+	pt->queued.count = 0;
+}
+
+/* A task has a new image. A vfork child that execs leaves our memory and us; the target itself starts anew. */
+static enum outcome image_replaced(struct tm_ptrace *pt, struct tm_thread *thread, pid_t tid, struct tm_stop *stop)
+{
+	if (tid != pt->base.pid) {
+		ptrace(PTRACE_DETACH, tid, NULL, NULL);
+		remove_group(pt, tid, NULL);
+		return OUTCOME_NOTHING;
+	}
+	/* Whichever thread called execve, it now has the leader's number (ptrace(2), "execve(2) under ptrace"). */
+	release_peers(pt);
+	remove_group(pt, tid, thread);
+	settle_queue(pt);
+	pt->base.image++;
+	tm_error_destroy(tm_ptrace_open_memory(pt));
+	thread->backend = THREAD_IN_CALL;
+	thread->signal = 0;
+	*stop = (struct tm_stop){.kind = TM_STOP_EXEC, .thread = thread};
+	return OUTCOME_REPORT;
+}
+
+/* Does the thread stand right behind a breakpoint of ours, and because of it? */
+static bool at_breakpoint(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *address)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	const struct tm_breakpoint *breakpoint;
+	struct tm_error *err;
+
+	if (!pt->base.breakpoints)
+		return false;
+	err = tm_ptrace_fetch_regs(&pt->base, thread);
+	if (err) {
+		tm_error_destroy(err);
+		return false;
+	}
+	*address = thread->regs.value[arch->pc] - arch->breakpoint_pc_after;
+	breakpoint = tm_breakpoint_find(pt->base.breakpoints, *address);
+	if (!breakpoint)
+		return false;
+	/* Somebody's own SIGTRAP while pc happens to stand there: possible only where an instruction begins right behind the
+	   breakpoint instruction. Else the question can be spared. */
+	if (arch->breakpoint_pc_after && breakpoint->pad && breakpoint->relocated.consumed > arch->breakpoint_size)
+		return true;
+	return tm_ptrace_trap_is_breakpoint(thread->tid);
+}
+
+static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum mode mode, struct tm_stop *stop)
+{
+	uint64_t address;
+
+	if (!at_breakpoint(pt, thread, &address)) {
+		thread->signal = SIGTRAP;
+		return OUTCOME_NOTHING;
+	}
+	if (mode == MODE_STOP_ALL) {
+		/* Taken back: it hits the breakpoint again when it runs on, or finds the original instruction there. */
+		tm_error_destroy(tm_ptrace_store_pc(&pt->base, thread, address));
+		return OUTCOME_NOTHING;
+	}
+	thread->regs.value[pt->base.arch->pc] = address;
+	*stop = (struct tm_stop){.kind = TM_STOP_BREAKPOINT, .thread = thread, .address = address};
+	return OUTCOME_REPORT;
+}
+
+/* A SIGTRAP of ours may still be queued behind the stop that we asked for (the kernel looks at our request first):
+   let it come out, or it would kill the target once nobody traces it. */
+static bool has_pending_trap(struct tm_ptrace *pt, struct tm_thread *thread)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	uint64_t pending;
+	struct tm_error *err;
+
+	if (!pt->base.breakpoints)
+		return false;
+	err = tm_ptrace_fetch_regs(&pt->base, thread);
+	if (err) {
+		tm_error_destroy(err);
+		return false;
+	}
+	if (!tm_breakpoint_find(pt->base.breakpoints, thread->regs.value[arch->pc] - arch->breakpoint_pc_after))
+		return false;
+	return tm_procfs_status_number(thread->tgid, thread->tid, "SigPnd", 16, &pending) &&
+	       (pending & (UINT64_C(1) << (SIGTRAP - 1)));
+}
+
+static void event_stop(struct tm_ptrace *pt, struct tm_thread *thread, int signal, enum mode mode)
+{
+	if (tm_ptrace_is_stop_signal(signal))
+		thread->backend |= THREAD_GROUP_STOP;
+	if (mode == MODE_STOP_ALL && has_pending_trap(pt, thread)) {
+		thread->backend &= ~(uint64_t)THREAD_GROUP_STOP;
+		tm_error_destroy(tm_ptrace_resume(&pt->base, thread));
+	}
+}
+
+static enum outcome thread_stopped(struct tm_ptrace *pt, struct tm_thread *thread, int status, enum mode mode,
+				   struct tm_stop *stop)
+{
+	int event = status >> 16, signal = WSTOPSIG(status);
+	enum outcome outcome = OUTCOME_NOTHING;
+
+	thread->state = TM_THREAD_STOPPED;
+	thread->regs_valid = false;
+	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL | THREAD_IN_VFORK);
+	if (event == PTRACE_EVENT_EXEC)
+		return image_replaced(pt, thread, thread->tid, stop);
+	if (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK)
+		birth_event(pt, thread);
+	if (event && event != PTRACE_EVENT_STOP)
+		thread->backend |= event == PTRACE_EVENT_VFORK ? THREAD_IN_VFORK : THREAD_IN_CALL;
+	if (event == PTRACE_EVENT_STOP)
+		event_stop(pt, thread, signal, mode);
+	else if (event == 0 && signal == SIGTRAP)
+		outcome = trapped(pt, thread, mode, stop);
+	else if (event == 0 && signal != (SIGTRAP | 0x80))
+		thread->signal = signal;
+	if (outcome == OUTCOME_NOTHING && mode == MODE_RUN)
+		tm_error_destroy(tm_ptrace_resume(&pt->base, thread));
+	return outcome;
+}
+
+static enum outcome understand(struct tm_ptrace *pt, pid_t tid, int status, enum mode mode, struct tm_stop *stop)
+{
+	struct tm_thread *thread;
+
+	if (WIFEXITED(status) || WIFSIGNALED(status))
+		return thread_ended(pt, tid, status, stop);
+	thread = tm_target_thread(&pt->base, tid);
+	if (!thread && tid == pt->base.pid) /* the leader had ended, and another thread called execve */
+		thread = tm_target_add_thread(&pt->base, tid, tid);
+	if (!thread)
+		return task_born(pt, tid, status, stop);
+	return thread_stopped(pt, thread, status, mode, stop);
+}
+
+bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+
+	if (!pt->queued.count)
+		return false;
+	*stop = pt->queued.items[0];
+	pt->queued.count--;
+	memmove(pt->queued.items, pt->queued.items + 1, pt->queued.count * sizeof(*stop));
+	return true;
+}
+
+struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	int status;
+	pid_t tid;
+
+	if (tm_ptrace_next_queued(target, stop))
+		return NULL;
+	for (;;) {
+		tid = waitpid(-1, &status, __WALL);
+		if (tid < 0 && errno == EINTR)
+			return NULL;
+		if (tid < 0)
+			return tm_error_errno(errno, "cannot wait for process %d", target->pid);
+		if (understand(pt, tid, status, MODE_RUN, stop) == OUTCOME_REPORT)
+			return NULL;
+	}
+}
+
+/* The stop is reported by a later wait. */
+static void queue(struct tm_ptrace *pt, const struct tm_stop *stop)
+{
+	if (stop->thread)
+		stop->thread->backend |= THREAD_REPORTING;
+	tm_vector_push(&pt->queued, *stop);
+}
+
+bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
+{
+	pid_t tid = thread->tid, got;
+	struct tm_stop stop;
+
+	do {
+		got = waitpid(tid, status, __WALL);
+	} while (got < 0 && errno == EINTR);
+	if (got == tid && WIFSTOPPED(*status))
+		return true;
+	if (got == tid && thread_ended(pt, tid, *status, &stop) == OUTCOME_REPORT)
+		queue(pt, &stop);
+	return false;
+}
+
+/* ---- all threads ---- */
+
+static size_t interrupt_all(struct tm_ptrace *pt)
+{
+	struct tm_thread *thread;
+	size_t running = 0;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		if (thread->state == TM_THREAD_STOPPED)
+			continue;
+		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
+		running++;
+	}
+	return running;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* A thread that still runs and may execute code of its own; NULL if none. One that sleeps uninterruptibly (a parent in vfork
+   waits so for its child, which we hold) stops before it returns to user mode: our request is pending. */
+static struct tm_thread *find_running(struct tm_ptrace *pt, bool forgive_sleepers)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		if (thread->state == TM_THREAD_STOPPED)
+			continue;
+		if (forgive_sleepers && strchr("DZX", tm_procfs_state(thread->tgid, thread->tid)))
+			continue;
+		return thread;
+	}
+	return NULL;
+}
+
+/* Takes in one status while all are to stop; waits for it at most `pause`. */
+static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pause)
+{
+	struct tm_stop stop;
+	int status;
+	pid_t tid = waitpid(-1, &status, __WALL | WNOHANG);
+
+	if (tid < 0 && errno != EINTR && !pt->base.exited)
+		return tm_error_errno(errno, "cannot wait for process %d", pt->base.pid);
+	if (tid > 0 && understand(pt, tid, status, MODE_STOP_ALL, &stop) == OUTCOME_REPORT)
+		queue(pt, &stop);
+	if (tid <= 0)
+		nanosleep(pause, NULL);
+	return NULL;
+}
+
+struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	struct timespec pause = {0, 20000};
+	uint64_t begin = now_ms(), passed = 0;
+	struct tm_thread *running;
+	struct tm_error *err;
+
+	if (!interrupt_all(pt) && !pt->expected)
+		return NULL;
+	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) || pt->expected) {
+		if (passed > timeout_ms && !running)
+			return tm_error_create(TM_ERROR_TIMEOUT, "a new task of process %d did not stop within %u ms", target->pid,
+					       timeout_ms);
+		if (passed > timeout_ms)
+			return tm_error_create(TM_ERROR_TIMEOUT, "thread %d of process %d did not stop within %u ms (state %c)",
+					       running->tid, target->pid, timeout_ms,
+					       tm_procfs_state(running->tgid, running->tid));
+		err = take_one(pt, &pause);
+		if (err)
+			return err;
+		passed = now_ms() - begin;
+	}
+	return NULL;
+}
+
+void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms)
+{
+	struct timespec pause = {0, 200000};
+	uint64_t begin = now_ms();
+	struct tm_thread *thread;
+
+	while (now_ms() - begin < timeout_ms && !pt->base.exited) {
+		tm_error_destroy(take_one(pt, &pause));
+		for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));)
+			if (thread->state == TM_THREAD_STOPPED)
+				return;
+	}
+}
+
+struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));) {
+		struct tm_error *err;
+
+		if (thread == except || thread->state != TM_THREAD_STOPPED || (thread->backend & THREAD_REPORTING))
+			continue;
+		err = tm_ptrace_resume(target, thread);
+		if (err)
+			return err;
+	}
+	return NULL;
+}
