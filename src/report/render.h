@@ -1,5 +1,6 @@
 /*
- * What a user reads: the same numbers as text (tracemalloc's form) or JSON (DESIGN's object). Writes to a stdio stream.
+ * What a user reads: the same numbers as text (tracemalloc's form) or JSON (DESIGN's object). Writes to a
+ * stdio stream.
  */
 #ifndef TM_REPORT_RENDER_H
 #define TM_REPORT_RENDER_H
@@ -11,7 +12,7 @@
 struct tm_render_options {
 	enum tm_group_by group_by;
 	bool cumulative;
-	size_t limit;            /* groups; 0: all */
+	size_t limit; /* groups; 0: all */
 };
 
 /* One writer a file: text.c, json.c. An error of the stream is left to the caller (ferror). */

@@ -1,9 +1,10 @@
 /*
- * The report file: an SQLite database, self-contained (modules, names, lines and source text of all frames are inside), written while
- * the trace runs and one single file at its end. Only src/report/ knows SQLite. The schema stands in README and in report_schema.h.
+ * The report file: an SQLite database, self-contained (modules, names, lines and source text of all frames
+ * are inside), written while the trace runs and one single file at its end. Only src/report/ knows SQLite.
+ * The schema stands in README and in report_schema.h.
  *
- * A writer belongs to one thread at a time. Crash safety: WAL while open, every save is one transaction; a killed
- * tracer leaves everything up to the last save. close() checkpoints and sets journal_mode=DELETE.
+ * A writer belongs to one thread at a time. Crash safety: WAL while open, every save is one transaction; a
+ * killed tracer leaves everything up to the last save. close() checkpoints and sets journal_mode=DELETE.
  */
 #ifndef TM_REPORT_REPORT_FILE_H
 #define TM_REPORT_REPORT_FILE_H
@@ -14,15 +15,23 @@
 #include "model/statistic.h"
 
 #define TM_REPORT_APPLICATION_ID 0x746d7472 /* "tmtr" */
-#define TM_REPORT_VERSION        1          /* PRAGMA user_version */
+#define TM_REPORT_VERSION	 1	    /* PRAGMA user_version */
 
 struct tm_report_writer;
 
-/* Creates the file (mode 0600). TM_ERROR_EXISTS if it exists and not `force`; any other reason names the path. Writes the schema, so that a
-   file that cannot be written is found out here, before a target is touched. */
+/* Creates the file (mode 0600). TM_ERROR_EXISTS if it exists and not `force`; any other reason names the
+   path. Writes the schema, so that a file that cannot be written is found out here, before a target is
+   touched. */
 struct tm_error *tm_report_writer_create(const char *path, bool force, struct tm_report_writer **out);
 
-/* A row of meta(key, value); replaces. */
+/*
+ * A row of meta(key, value); replaces. Keys that the readers know (others stay for whoever asks with SQL):
+ * - pid, exe, command, arch, ended, images: the target. command is a JSON array of strings, images
+ *   one of objects.
+ * - probe, nframe, started, duration_ns: the trace. started is ISO 8601, UTC.
+ * - lost: events that were not seen.
+ * - skip: globs of allocator wrappers (skip.h), one a line. Marks the frames that are stored, too.
+ */
 struct tm_error *tm_report_writer_meta(struct tm_report_writer *writer, const char *key, const char *value);
 struct tm_error *tm_report_writer_meta_u64(struct tm_report_writer *writer, const char *key, uint64_t value);
 
@@ -32,29 +41,37 @@ struct tm_report_thread {
 	uint64_t first_seen, last_seen; /* ns since the trace began; last_seen 0: alive at the end */
 };
 
-struct tm_report_sample { /* of the timeline */
-	uint64_t time;    /* ns since the trace began */
+/* A point of the timeline. */
+struct tm_report_sample {
+	uint64_t time;		       /* ns since the trace began */
 	uint64_t current, blocks, rss; /* rss in bytes, 0 if unknown */
 };
 
-/* Everything one save needs. Only new frames and tracebacks are written again; a snapshot of a name that is there replaces it. */
+/* Everything one save needs. Only new frames and tracebacks are written; a snapshot of a name that is
+   there replaces it. */
 struct tm_report_save {
-	const struct tm_tracebacks *tracebacks;  /* see thread note below */
+	/* Of these only what the snapshots name is read (tracebacks below traceback_count, their frames,
+	   their modules), so that the tracer's thread may go on while another thread saves. */
+	const struct tm_tracebacks *tracebacks;
 	const struct tm_module_map *modules;
-	struct tm_symbolizer *symbolizer;        /* NULL: frames are stored without names for now */
+	struct tm_symbolizer *symbolizer; /* NULL: frames are stored without names for now */
 	const struct tm_snapshot *const *snapshots;
 	size_t snapshot_count;
 	const struct tm_report_thread *threads;
 	size_t thread_count;
-	const struct tm_report_sample *samples;  /* appended */
+	const struct tm_report_sample *samples; /* appended */
 	size_t sample_count;
 	void (*progress)(void *context, size_t done, size_t total); /* frames symbolised; may be NULL */
 	void *progress_context;
 };
-/* One transaction. Frames that an earlier save stored without names are named by a later save with a symbolizer. */
+/* One transaction: after an error the file is as it was before, and a later save may succeed (the disk has
+   room again). Frames that an earlier save stored without names are named by a later save with a
+   symbolizer. */
 struct tm_error *tm_report_writer_save(struct tm_report_writer *writer, const struct tm_report_save *save);
 
-/* Makes it one file again. The writer is gone afterwards, also on error. */
+/* Makes it one file again. The writer is gone afterwards, also on error. TM_ERROR_TIMEOUT: another program
+   kept the file open for seconds; everything is saved, but its -wal file must stay beside it until that
+   program ends. */
 struct tm_error *tm_report_writer_close(struct tm_report_writer *writer);
 /* Gives up: removes the file that create made (a target could not be attached). NULL is fine. */
 void tm_report_writer_discard(struct tm_report_writer *writer);
@@ -67,22 +84,30 @@ struct tm_report_totals {
 	uint64_t lost;
 };
 
-/* TM_ERROR_NOT_FOUND, TM_ERROR_BAD_FORMAT (not a report, a newer version, damaged), naming the path. Opens read-only; a file that is being written is fine. */
+/* TM_ERROR_NOT_FOUND, TM_ERROR_BAD_FORMAT (not a report, a newer version, damaged), naming the path. Opens
+   read-only; a file that is being written is fine. */
 struct tm_error *tm_report_open(const char *path, struct tm_report **out);
 void tm_report_close(struct tm_report *report);
 
 /* meta's value, or NULL. Borrowed. */
 const char *tm_report_meta(const struct tm_report *report, const char *key);
 
-/* Loads a snapshot's statistics as traces with named frames (inlined calls expanded, skipped frames marked). Borrowed: valid until close.
-   TM_ERROR_NOT_FOUND names the snapshots that exist. */
+/* Loads a snapshot's statistics as traces with named frames (inlined calls expanded, skipped frames marked).
+   Borrowed: valid until close. TM_ERROR_NOT_FOUND names the snapshots that exist. */
 struct tm_report_view {
 	const char *snapshot_name;
 	uint64_t time;
-	struct tm_report_totals totals; /* of the whole trace (events) with this snapshot's current, blocks */
+	/* Of the lowest domain: events and peak of the whole trace, with this snapshot's current and blocks.
+	 */
+	struct tm_report_totals totals;
+	const struct tm_snapshot_domain *domains; /* the same for every domain, lowest first */
+	size_t domain_count;
 	const struct tm_trace *traces;
 	size_t trace_count;
-	struct { const char *cut; uint64_t tracebacks; } cuts[TM_CUT_COUNT]; /* tracebacks cut short, by reason, most first */
+	struct {
+		const char *cut;
+		uint64_t tracebacks;
+	} cuts[TM_CUT_COUNT]; /* tracebacks cut short, by reason, most first */
 	size_t cut_count;
 };
 struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, struct tm_report_view *view);

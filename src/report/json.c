@@ -1,0 +1,211 @@
+#include "report/render.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "report/json_text.h"
+#include "report/totals.h"
+
+static void put_bool(FILE *out, bool value)
+{
+	fputs(value ? "true" : "false", out);
+}
+
+static void put_meta_string(FILE *out, const struct tm_report *report, const char *key)
+{
+	tm_json_put_string(out, tm_report_meta(report, key));
+}
+
+static void put_meta_number(FILE *out, const struct tm_report *report, const char *key)
+{
+	const char *value = tm_report_meta(report, key);
+
+	if (value)
+		fprintf(out, "%llu", strtoull(value, NULL, 10));
+	else
+		fputs("null", out);
+}
+
+static void put_meta_array(FILE *out, const struct tm_report *report, const char *key)
+{
+	const char *text = tm_report_meta(report, key);
+	struct tm_strbuf json = {0};
+
+	fputs(text && *text == '[' && tm_json_copy(&json, text) ? json.text : "[]", out);
+	tm_strbuf_deinit(&json);
+}
+
+enum meta_kind { META_STRING, META_NUMBER, META_ARRAY };
+
+struct meta_member {
+	const char *key;
+	enum meta_kind kind;
+};
+
+static const struct meta_member target_members[] = {
+	{"pid", META_NUMBER},  {"exe", META_STRING},   {"command", META_ARRAY},
+	{"arch", META_STRING}, {"ended", META_STRING}, {"images", META_ARRAY},
+};
+
+static const struct meta_member trace_members[] = {
+	{"probe", META_STRING},
+	{"nframe", META_NUMBER},
+	{"started", META_STRING},
+	{"duration_ns", META_NUMBER},
+};
+
+static void put_meta(FILE *out, const struct tm_report *report, const struct meta_member *member)
+{
+	fprintf(out, "\"%s\": ", member->key);
+	switch (member->kind) {
+	case META_STRING:
+		put_meta_string(out, report, member->key);
+		break;
+	case META_NUMBER:
+		put_meta_number(out, report, member->key);
+		break;
+	case META_ARRAY:
+		put_meta_array(out, report, member->key);
+		break;
+	}
+}
+
+static void put_target(FILE *out, const struct tm_report *report)
+{
+	fputs(" \"target\": {", out);
+	for (size_t i = 0; i < TM_ARRAY_SIZE(target_members); i++) {
+		fputs(i ? ", " : "", out);
+		put_meta(out, report, &target_members[i]);
+	}
+	fputs("},\n", out);
+}
+
+static void put_trace(FILE *out, const struct tm_report *report, const struct tm_report_view *view,
+		      const struct tm_render_options *options)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(trace_members); i++) {
+		fputs(i ? ", " : " ", out);
+		put_meta(out, report, &trace_members[i]);
+	}
+	fputs(",\n \"snapshot\": ", out);
+	tm_json_put_string(out, view->snapshot_name);
+	fprintf(out, ", \"time\": %" PRIu64 ", \"group_by\": \"%s\", \"cumulative\": ", view->time,
+		tm_group_by_name(options->group_by));
+	put_bool(out, options->cumulative);
+	fputs(",\n", out);
+}
+
+static void put_totals_members(FILE *out, const struct tm_totals *totals)
+{
+	const char *separator = "";
+
+#define PUT(field)                                                                                           \
+	fprintf(out, "%s\"" #field "\": %" PRIu64, separator, totals->field);                                \
+	separator = ", ";
+	TM_TOTALS_FIELDS(PUT)
+#undef PUT
+}
+
+static void put_totals(FILE *out, const struct tm_report_view *view)
+{
+	fputs(" \"totals\": {", out);
+	put_totals_members(out, &view->totals.totals);
+	fprintf(out, ", \"lost\": %" PRIu64 "},\n", view->totals.lost);
+	if (view->domain_count < 2)
+		return;
+	fputs(" \"domains\": [", out);
+	for (size_t i = 0; i < view->domain_count; i++) {
+		fprintf(out, "%s{\"domain\": %" PRIu32 ", ", i ? ",\n  " : "\n  ", view->domains[i].domain);
+		put_totals_members(out, &view->domains[i].totals);
+		fputc('}', out);
+	}
+	fputs("],\n", out);
+}
+
+static void put_cuts(FILE *out, const struct tm_report_view *view)
+{
+	fputs(" \"cuts\": [", out);
+	for (size_t i = 0; i < view->cut_count; i++) {
+		fprintf(out, "%s{\"cut\": ", i ? ", " : "");
+		tm_json_put_string(out, view->cuts[i].cut);
+		fprintf(out, ", \"tracebacks\": %" PRIu64 "}", view->cuts[i].tracebacks);
+	}
+	fputs("],\n", out);
+}
+
+static void put_frame(FILE *out, const struct tm_named_frame *frame)
+{
+	fputs("{\"filename\": ", out);
+	tm_json_put_string(out, frame->filename);
+	fprintf(out, ", \"lineno\": %" PRIu32 ", \"function\": ", frame->lineno);
+	tm_json_put_string(out, frame->function);
+	fputs(", \"module\": ", out);
+	tm_json_put_string(out, frame->module);
+	fprintf(out, ", \"offset\": %" PRIu64, frame->offset);
+	if (frame->source) {
+		fputs(", \"source\": ", out);
+		tm_json_put_string(out, frame->source);
+	}
+	fputc('}', out);
+}
+
+/* The group's own key, where the frame does not tell it. */
+static void put_key(FILE *out, const struct tm_statistic *statistic, enum tm_group_by group_by)
+{
+	switch (group_by) {
+	case TM_GROUP_LINENO:
+	case TM_GROUP_FILENAME:
+	case TM_GROUP_FUNCTION:
+		break;
+	case TM_GROUP_TRACEBACK:
+		fprintf(out, ", \"total_nframe\": %" PRIu32 ", \"cut\": ", statistic->total_nframe);
+		tm_json_put_string(out, statistic->cut ? statistic->cut : "");
+		break;
+	case TM_GROUP_MODULE:
+		fputs(", \"module\": ", out);
+		tm_json_put_string(out, statistic->frame_count ? statistic->frames[0]->module : NULL);
+		break;
+	case TM_GROUP_THREAD:
+		fprintf(out, ", \"thread\": {\"tid\": %" PRIu32 ", \"name\": ", statistic->tid);
+		tm_json_put_string(out, statistic->thread_name);
+		fputc('}', out);
+		break;
+	}
+}
+
+static void put_statistic(FILE *out, const struct tm_statistic *statistic, enum tm_group_by group_by)
+{
+	fprintf(out, "\n  {\"size\": %" PRIu64 ", \"count\": %" PRIu64 ", \"domain\": %" PRIu32,
+		statistic->size, statistic->count, statistic->domain);
+	put_key(out, statistic, group_by);
+	fputs(", \"traceback\": [", out);
+	for (uint32_t i = 0; i < statistic->frame_count; i++) {
+		fputs(i ? ", " : "", out);
+		put_frame(out, statistic->frames[i]);
+	}
+	fputs("]}", out);
+}
+
+struct tm_error *tm_render_json(struct tm_report *report, const struct tm_report_view *view,
+				const struct tm_render_options *options, FILE *out)
+{
+	struct tm_statistics statistics;
+	struct tm_error *err = tm_statistics_compute(view->traces, view->trace_count, options->group_by,
+						     options->cumulative, &statistics);
+
+	if (err)
+		return err;
+	fputs("{\"version\": 1,\n", out);
+	put_target(out, report);
+	put_trace(out, report, view, options);
+	put_totals(out, view);
+	put_cuts(out, view);
+	fputs(" \"statistics\": [", out);
+	for (size_t i = 0; i < statistics.count && (!options->limit || i < options->limit); i++) {
+		fputs(i ? "," : "", out);
+		put_statistic(out, &statistics.items[i], options->group_by);
+	}
+	fprintf(out, "],\n \"groups\": %zu}\n", statistics.count);
+	tm_statistics_deinit(&statistics);
+	return NULL;
+}

@@ -1,0 +1,330 @@
+#include "report/render.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "report/json_text.h"
+
+#define SIZE_TEXT 32 /* tm_format_size */
+
+/* C0, DEL, and C1 as UTF-8 writes it (U+0080..U+009F). */
+static bool is_control(const char *text)
+{
+	unsigned char c = (unsigned char)text[0], next = c ? (unsigned char)text[1] : 0;
+
+	return (c < 0x20 && c != '\t') || c == 0x7f || (c == 0xc2 && next >= 0x80 && next <= 0x9f);
+}
+
+/* Strings of a report come from elsewhere: control characters must not reach a terminal. */
+static void put_text(FILE *out, const char *text)
+{
+	for (; *text; text++) {
+		bool control = is_control(text);
+
+		fputc(control ? '?' : *text, out);
+		text += control && *text == '\xc2';
+	}
+}
+
+static void put_size(FILE *out, uint64_t size)
+{
+	char text[SIZE_TEXT];
+
+	fputs(tm_format_size((double)size, false, text), out);
+}
+
+static const char *meta_or(const struct tm_report *report, const char *key, const char *otherwise)
+{
+	const char *value = tm_report_meta(report, key);
+
+	return value ? value : otherwise;
+}
+
+static void put_command(FILE *out, const struct tm_report *report)
+{
+	const char *cursor = tm_report_meta(report, "command");
+	struct tm_strbuf word = {0};
+	bool any = false;
+
+	for (; cursor && tm_json_next_string(&cursor, &word); any = true) {
+		fputs(any ? " " : "", out);
+		put_text(out, word.text);
+	}
+	tm_strbuf_deinit(&word);
+	if (!any)
+		put_text(out, meta_or(report, "exe", "?"));
+}
+
+static double seconds(uint64_t nanoseconds)
+{
+	return (double)nanoseconds / 1e9;
+}
+
+/* The peak has no time of its own: its snapshot is made at the end, from what the tracer remembers. */
+static void put_snapshot(FILE *out, const struct tm_report_view *view)
+{
+	if (strcmp(view->snapshot_name, "end") == 0)
+		return;
+	fputs("Snapshot ", out);
+	put_text(out, view->snapshot_name);
+	if (strcmp(view->snapshot_name, "peak") == 0)
+		fputs(": what was live when the most bytes were\n", out);
+	else
+		fprintf(out, ", taken at %.1f s\n", seconds(view->time));
+}
+
+static void put_header(FILE *out, const struct tm_report *report, const struct tm_report_view *view)
+{
+	const char *duration = tm_report_meta(report, "duration_ns");
+
+	put_command(out, report);
+	fputs(" (pid ", out);
+	put_text(out, meta_or(report, "pid", "?"));
+	fputs("), ", out);
+	put_text(out, meta_or(report, "ended", "still traced, or the tracer was killed"));
+	if (duration)
+		fprintf(out, " after %.1f s", seconds(strtoull(duration, NULL, 10)));
+	fputc('\n', out);
+	put_snapshot(out, view);
+}
+
+static const char *const group_titles[] = {
+	[TM_GROUP_LINENO] = "lines",	   [TM_GROUP_FILENAME] = "files", [TM_GROUP_TRACEBACK] = "tracebacks",
+	[TM_GROUP_FUNCTION] = "functions", [TM_GROUP_MODULE] = "modules", [TM_GROUP_THREAD] = "threads",
+};
+
+static void put_title(FILE *out, const struct tm_render_options *options)
+{
+	if (options->limit)
+		fprintf(out, "Top %zu %s", options->limit, group_titles[options->group_by]);
+	else
+		fprintf(out, "All %s", group_titles[options->group_by]);
+	fputs(options->cumulative ? " (cumulative)\n" : "\n", out);
+}
+
+/* Statistic.__str__ behind the traceback. */
+static void put_numbers(FILE *out, const struct tm_statistic *statistic)
+{
+	char text[SIZE_TEXT];
+
+	fputs("size=", out);
+	put_size(out, statistic->size);
+	fprintf(out, ", count=%" PRIu64, statistic->count);
+	if (statistic->count)
+		fprintf(out, ", average=%s",
+			tm_format_size((double)statistic->size / (double)statistic->count, false, text));
+	fputc('\n', out);
+}
+
+static void put_source(FILE *out, const struct tm_named_frame *frame)
+{
+	if (!frame->source || !*frame->source)
+		return;
+	fputs("    ", out);
+	put_text(out, frame->source);
+	fputc('\n', out);
+}
+
+/* Traceback.format's lines, with the function; a place without line information as module+offset. */
+static void put_traceback_frame(FILE *out, const struct tm_named_frame *frame)
+{
+	const char *in = ", in ";
+
+	if (frame->lineno) {
+		fputs("  File \"", out);
+		put_text(out, frame->filename);
+		fprintf(out, "\", line %" PRIu32, frame->lineno);
+	} else {
+		fputs("  ", out);
+		put_text(out, frame->module);
+		fprintf(out, "+0x%" PRIx64, frame->offset);
+		in = " in ";
+	}
+	if (frame->function) {
+		fputs(in, out);
+		put_text(out, frame->function);
+	}
+	fputc('\n', out);
+	put_source(out, frame);
+}
+
+static void put_traceback(FILE *out, const struct tm_statistic *statistic)
+{
+	for (uint32_t i = 0; i < statistic->frame_count; i++)
+		put_traceback_frame(out, statistic->frames[i]);
+	if (!statistic->cut || !*statistic->cut)
+		return;
+	if (strcmp(statistic->cut, tm_cut_name(TM_CUT_LIMIT)) == 0)
+		fprintf(out, "  ... cut at the limit of --nframe; %" PRIu32 " frames were on the stack\n",
+			statistic->total_nframe);
+	else
+		fprintf(out, "  ... the stack could not be walked further (%s)\n", statistic->cut);
+}
+
+static void put_key(FILE *out, const struct tm_statistic *statistic, enum tm_group_by group_by, size_t rank)
+{
+	const struct tm_named_frame *frame = statistic->frame_count ? statistic->frames[0] : NULL;
+
+	switch (group_by) {
+	case TM_GROUP_LINENO:
+	case TM_GROUP_FILENAME:
+		put_text(out, frame->filename);
+		fprintf(out, ":%" PRIu32 ": ", group_by == TM_GROUP_LINENO ? frame->lineno : 0);
+		break;
+	case TM_GROUP_TRACEBACK:
+		fprintf(out, "#%zu: ", rank);
+		break;
+	case TM_GROUP_FUNCTION:
+		put_text(out, frame->function ? frame->function : "<unknown>");
+		fputs(" (", out);
+		put_text(out, frame->module);
+		fputs("): ", out);
+		break;
+	case TM_GROUP_MODULE:
+		put_text(out, frame->module);
+		fputs(": ", out);
+		break;
+	case TM_GROUP_THREAD:
+		fputs("thread ", out);
+		put_text(out, statistic->thread_name ? statistic->thread_name : "?");
+		fprintf(out, " (%" PRIu32 "): ", statistic->tid);
+		break;
+	}
+}
+
+/* tracemalloc's key (filename, lineno) puts all of a module without line information on one line: tell the
+   functions. */
+static void put_functions_of(FILE *out, const struct tm_statistics *functions, const char *filename)
+{
+	enum { SHOWN = 3 };
+	size_t count = 0;
+
+	for (size_t i = 0; i < functions->count; i++) {
+		const struct tm_statistic *function = &functions->items[i];
+		const struct tm_named_frame *frame = function->frames[0];
+
+		if (frame->lineno || strcmp(frame->filename, filename) != 0 || count++ >= SHOWN)
+			continue;
+		fputs(count == 1 ? "    no line information; in " : ", ", out);
+		put_text(out, frame->function ? frame->function : "<unknown>");
+		fputc(' ', out);
+		put_size(out, function->size);
+	}
+	if (count > SHOWN)
+		fprintf(out, ", %zu more", count - SHOWN);
+	fputs(count ? "\n" : "", out);
+}
+
+static void put_statistic(FILE *out, const struct tm_statistic *statistic,
+			  const struct tm_statistics *functions, enum tm_group_by group_by, size_t rank)
+{
+	put_key(out, statistic, group_by, rank);
+	put_numbers(out, statistic);
+	if (group_by == TM_GROUP_TRACEBACK)
+		put_traceback(out, statistic);
+	if (group_by != TM_GROUP_LINENO)
+		return;
+	if (statistic->frames[0]->lineno)
+		put_source(out, statistic->frames[0]);
+	else
+		put_functions_of(out, functions, statistic->frames[0]->filename);
+}
+
+static void put_rest(FILE *out, const struct tm_statistics *statistics, size_t shown,
+		     const struct tm_report_view *view)
+{
+	uint64_t other = 0, total = 0;
+
+	for (size_t i = shown; i < statistics->count; i++)
+		other += statistics->items[i].size;
+	for (size_t i = 0; i < view->trace_count; i++)
+		total += view->traces[i].size;
+	if (statistics->count > shown) {
+		fprintf(out, "%zu other: ", statistics->count - shown);
+		put_size(out, other);
+		fputc('\n', out);
+	}
+	fputs("Total allocated size: ", out);
+	put_size(out, total);
+	fputc('\n', out);
+}
+
+static void put_bytes_in_blocks(FILE *out, const char *title, uint64_t size, uint64_t blocks)
+{
+	fputs(title, out);
+	put_size(out, size);
+	fprintf(out, " in %" PRIu64 " blocks\n", blocks);
+}
+
+static void put_totals(FILE *out, const struct tm_totals *totals)
+{
+	put_bytes_in_blocks(out, "current:      ", totals->current, totals->blocks);
+	put_bytes_in_blocks(out, "peak:         ", totals->peak, totals->peak_blocks);
+	fprintf(out, "allocations:  %" PRIu64 " (", totals->allocations);
+	put_size(out, totals->allocated);
+	fprintf(out, ")\nfrees:        %" PRIu64 ", and %" PRIu64 " of blocks from before the trace\n",
+		totals->frees, totals->unknown_frees);
+	fprintf(out, "failed:       %" PRIu64 "\n", totals->failed);
+}
+
+static void put_all_totals(FILE *out, const struct tm_report_view *view)
+{
+	if (view->domain_count < 2)
+		put_totals(out, &view->totals.totals);
+	for (size_t i = 0; view->domain_count > 1 && i < view->domain_count; i++) {
+		fprintf(out, "domain %" PRIu32 "\n", view->domains[i].domain);
+		put_totals(out, &view->domains[i].totals);
+	}
+	fprintf(out, "events lost:  %" PRIu64 "%s\n", view->totals.lost,
+		view->totals.lost ? ": the numbers above are incomplete" : "");
+}
+
+static void put_cuts(FILE *out, const struct tm_report_view *view)
+{
+	uint64_t total = 0;
+
+	for (size_t i = 0; i < view->cut_count; i++)
+		total += view->cuts[i].tracebacks;
+	if (!total)
+		return;
+	fprintf(out, "cut short:    %" PRIu64 " of the tracebacks (", total);
+	for (size_t i = 0; i < view->cut_count; i++)
+		fprintf(out, "%s%s %" PRIu64, i ? ", " : "", view->cuts[i].cut, view->cuts[i].tracebacks);
+	fputs(")\n", out);
+}
+
+static void put_groups(FILE *out, const struct tm_report_view *view, const struct tm_render_options *options,
+		       const struct tm_statistics *statistics, const struct tm_statistics *functions)
+{
+	size_t shown =
+		options->limit && options->limit < statistics->count ? options->limit : statistics->count;
+
+	put_title(out, options);
+	for (size_t i = 0; i < shown; i++)
+		put_statistic(out, &statistics->items[i], functions, options->group_by, i + 1);
+	put_rest(out, statistics, shown, view);
+}
+
+struct tm_error *tm_render_text(struct tm_report *report, const struct tm_report_view *view,
+				const struct tm_render_options *options, FILE *out)
+{
+	struct tm_statistics statistics, functions = {0};
+	struct tm_error *err = tm_statistics_compute(view->traces, view->trace_count, options->group_by,
+						     options->cumulative, &statistics);
+
+	if (err)
+		return err;
+	if (options->group_by == TM_GROUP_LINENO)
+		err = tm_statistics_compute(view->traces, view->trace_count, TM_GROUP_FUNCTION,
+					    options->cumulative, &functions);
+	if (!err) {
+		put_header(out, report, view);
+		put_groups(out, view, options, &statistics, &functions);
+		put_all_totals(out, view);
+		put_cuts(out, view);
+		tm_statistics_deinit(&functions);
+	}
+	tm_statistics_deinit(&statistics);
+	return err;
+}
