@@ -201,10 +201,9 @@ static struct tm_error *nothing_found(struct tm_session *session)
 
 static void note_image(struct tm_session *session)
 {
-	tm_strbuf_printf(&session->images, "%s{\"exe\": ", session->images.length ? ", " : "");
+	if (session->images.length)
+		tm_strbuf_puts(&session->images, ", ");
 	tm_json_string(&session->images, session->info.exe ? session->info.exe : "");
-	tm_strbuf_printf(&session->images, ", \"command\": %s, \"time\": %" PRIu64 "}",
-			 session->info.command ? session->info.command : "[]", session->now_ns);
 }
 
 struct tm_error *tm_follow_attached(struct tm_session *session)

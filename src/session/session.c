@@ -6,7 +6,6 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/time.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -115,9 +114,11 @@ static struct tm_error *handle_breakpoint(struct tm_session *session, const stru
 
 static struct tm_error *handle_exec(struct tm_session *session, const struct tm_stop *stop)
 {
-	bool traceable = true;
+	bool traceable = true, first = !session->images.length;
 	struct tm_error *err = tm_follow_exec(session, &traceable);
 
+	if (!err && first) /* of a program that we start: the saver has nothing to do yet */
+		err = tm_record_start(session);
 	if (err)
 		return err;
 	if (!traceable) {
@@ -283,7 +284,8 @@ static struct tm_error *start_attached(struct tm_session *session)
 		return err;
 	for (size_t i = 0; (thread = tm_target_next_thread(session->target, &i));)
 		tm_threads_seen(session, thread);
-	return tm_target_resume_all(session->target, NULL);
+	err = tm_target_resume_all(session->target, NULL);
+	return err ? err : tm_record_start(session);
 }
 
 static void announce(struct tm_session *session)
@@ -343,103 +345,6 @@ static struct tm_error *leave_target(struct tm_session *session)
 	if (err)
 		tm_error_destroy(detach_err);
 	return err ? err : detach_err;
-}
-
-static struct tm_error *take_last_snapshots(struct tm_session *session)
-{
-	static const struct {
-		enum tm_snapshot_what what;
-		const char *name;
-	} last[] = {{TM_SNAPSHOT_LIVE, "end"}, {TM_SNAPSHOT_PEAK, "peak"}};
-
-	for (size_t i = 0; i < TM_ARRAY_SIZE(last); i++) {
-		struct tm_snapshot *snapshot = NULL;
-		struct tm_error *err = tm_snapshot_take(session->tracer, last[i].what, last[i].name, session->now_ns,
-							last[i].what == TM_SNAPSHOT_LIVE, &snapshot);
-
-		if (err)
-			return err;
-		if (!tm_vector_push(&session->snapshots, snapshot)) {
-			tm_snapshot_destroy(snapshot);
-			return tm_error_out_of_memory();
-		}
-	}
-	return NULL;
-}
-
-static struct tm_error *write_meta(struct tm_session *session)
-{
-	_cleanup_(tm_strbuf_deinit) struct tm_strbuf skip = {0}, images = {0};
-	struct tm_report_writer *writer = session->writer;
-	struct utsname host;
-	char started[40], kernel[300];
-	time_t begin = time(NULL) - (time_t)(session->now_ns / 1000000000u);
-	struct tm_error *err = NULL;
-
-	for (size_t i = 0; i < session->config->skip_count; i++)
-		tm_strbuf_printf(&skip, "%s%s", i ? "\n" : "", session->config->skip[i]);
-	tm_strbuf_printf(&images, "[%s]", session->images.text ? session->images.text : "");
-	strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", gmtime(&begin));
-	uname(&host);
-	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
-	const struct {
-		const char *key, *value;
-	} texts[] = {
-		{"exe", session->info.exe ? session->info.exe : ""},
-		{"command", session->info.command ? session->info.command : "[]"},
-		{"arch", session->target->arch->name},
-		{"ended", session->ended ? session->ended : "error"},
-		{"probe", "breakpoint"},
-		{"started", started},
-		{"kernel", kernel},
-		{"version", TM_VERSION},
-		{"skip", skip.text ? skip.text : ""},
-		{"images", images.text},
-	};
-	const struct {
-		const char *key;
-		uint64_t value;
-	} numbers[] = {
-		{"pid", (uint64_t)session->info.pid},
-		{"duration_ns", session->now_ns},
-		{"nframe", session->config->nframe},
-		{"lost", session->lost},
-		{"warnings", session->warnings},
-	};
-
-	for (size_t i = 0; !err && i < TM_ARRAY_SIZE(texts); i++)
-		err = tm_report_writer_meta(writer, texts[i].key, texts[i].value);
-	for (size_t i = 0; !err && i < TM_ARRAY_SIZE(numbers); i++)
-		err = tm_report_writer_meta_u64(writer, numbers[i].key, numbers[i].value);
-	return err;
-}
-
-/* The last save, with names; the target is not needed any more. */
-static struct tm_error *save_report(struct tm_session *session)
-{
-	struct tm_report_save request = {
-		.tracebacks = tm_tracer_tracebacks(session->tracer),
-		.modules = session->modules,
-		.threads = session->threads.items,
-		.thread_count = session->threads.count,
-		.samples = session->samples.items,
-		.sample_count = session->samples.count,
-		.progress = session->config->saving,
-		.progress_context = session->config->context,
-	};
-	struct tm_error *err = take_last_snapshots(session);
-
-	if (!err)
-		err = write_meta(session);
-	if (!err)
-		err = tm_symbolizer_create(session->modules, session->root_fd, &request.symbolizer);
-	if (!err) {
-		request.snapshots = (const struct tm_snapshot *const *)session->snapshots.items;
-		request.snapshot_count = session->snapshots.count;
-		err = tm_report_writer_save(session->writer, &request);
-	}
-	tm_symbolizer_destroy(request.symbolizer);
-	return err;
 }
 
 static void release(struct tm_session *session)
@@ -502,7 +407,7 @@ static struct tm_error *finish(struct tm_session *session, struct tm_error *trac
 		tm_report_writer_discard(session->writer);
 		session->writer = NULL;
 	} else if (!err) {
-		err = save_report(session);
+		err = tm_record_end(session);
 	}
 	if (session->writer) {
 		close_err = tm_report_writer_close(session->writer);

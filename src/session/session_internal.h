@@ -1,6 +1,6 @@
 /*
  * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen, stacks.c makes tracebacks of
- * captures, events.c feeds the model, saver.c writes the report while the trace goes on.
+ * captures, events.c feeds the model, saver.c writes the report while the trace goes on, record.c its beginning and end.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -51,12 +51,13 @@ struct tm_session {
 	uint64_t loader_breakpoint; /* the dynamic linker's r_brk; 0: none */
 	uint64_t entry_breakpoint;  /* the program's first instruction, where r_brk cannot be found at a start; 0: none */
 	struct tm_vector(struct tm_loaded) loaded;
-	struct tm_strbuf images; /* JSON array elements: the programs that ran */
+	struct tm_strbuf images; /* the elements of a JSON array: paths of the programs that ran */
 	unsigned exec_count;
 
 	/* stacks.c */
 	struct tm_walk walk;
 	struct tm_vector(uint32_t) frames;
+	uint64_t fp_frames;      /* frames that only the frame pointer led to: code without CFI */
 
 	/* events.c */
 	uint64_t lost;
@@ -96,6 +97,10 @@ struct tm_error *tm_events_take(void *session, const struct tm_event *event);
 void tm_threads_seen(struct tm_session *session, const struct tm_thread *thread);
 void tm_threads_gone(void *session, struct tm_thread *thread);
 void tm_threads_refresh(struct tm_session *session);
+
+/* record.c */
+struct tm_error *tm_record_start(struct tm_session *session);
+struct tm_error *tm_record_end(struct tm_session *session);
 
 /* saver.c */
 struct tm_error *tm_saver_create(struct tm_session *session, struct tm_saver **out);

@@ -34,6 +34,7 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 
 	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true, TM_NFRAME_MAX, walk);
 	adapt_capture(thread, walk, capture);
+	session->fp_frames += walk->fp_frames;
 	total = walk->count ? walk->count - 1 : 0;
 	stored = total < session->config->nframe ? total : session->config->nframe;
 	cut = stored < total ? TM_CUT_LIMIT : walk->cut;
