@@ -3,21 +3,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ODD_1 0x9e3779b97f4a7c15u
+#define ODD_2 0xd6e8feb86659fd93u
+
+/* Both halves of the product: each bit of either factor reaches all of the result (wyhash's step). */
+static uint64_t fold(uint64_t a, uint64_t b)
+{
+	unsigned __int128 product = (unsigned __int128)a * b;
+
+	return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
 uint64_t tm_hash_bytes(const void *bytes, size_t size)
 {
 	const unsigned char *p = bytes;
-	uint64_t h = size * 0x9e3779b97f4a7c15u, word;
+	uint64_t h = size * ODD_2, words[2];
 
-	for (; size >= sizeof(word); p += sizeof(word), size -= sizeof(word)) {
-		memcpy(&word, p, sizeof(word));
-		h = tm_hash_u64(h ^ word) + 0x9e3779b97f4a7c15u;
+	for (; size >= sizeof(words); p += sizeof(words), size -= sizeof(words)) {
+		memcpy(words, p, sizeof(words));
+		h = fold(words[0] ^ ODD_1, words[1] ^ h);
 	}
 	if (size) {
-		word = 0;
-		memcpy(&word, p, size);
-		h = tm_hash_u64(h ^ word);
+		memset(words, 0, sizeof(words));
+		memcpy(words, p, size);
+		h = fold(words[0] ^ ODD_1, words[1] ^ h);
 	}
-	return tm_hash_u64(h);
+	return tm_hash_u64(h ^ ODD_2);
 }
 
 void tm_map_deinit(struct tm_map *map)

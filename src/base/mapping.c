@@ -5,10 +5,11 @@
 
 #include "base/vector.h"
 
-#define PAGE          4096u
-#define LOWEST        0x10000u
-#define USER_END      0x7ffffffff000u
-#define DELETED       " (deleted)"
+#define PAGE	    4096u
+#define LOWEST	    0x10000u
+#define USER_END    0x7ffffffff000u /* of x86-64 with four levels; a gap between two mappings may lie above */
+#define KERNEL_HALF (UINT64_C(1) << 63)
+#define DELETED	    " (deleted)"
 
 /* The kernel writes newline (and nothing else) of a path as \012 (fs/seq_file.c, mangle_path). */
 static char *unescape(const char *path, size_t length)
@@ -29,39 +30,52 @@ static char *unescape(const char *path, size_t length)
 	return out;
 }
 
-static bool parse_line(const char *line, size_t length, struct tm_mapping *mapping)
+/* The fields before the path; its offset in the line, or 0 if they are not what they should be. */
+static size_t parse_fields(const char *line, size_t length, struct tm_mapping *mapping)
 {
 	char copy[256], permissions[5];
 	unsigned long inode;
 	int path_at = 0;
 	size_t head = length < sizeof(copy) - 1 ? length : sizeof(copy) - 1;
 
-	memset(mapping, 0, sizeof(*mapping));
 	memcpy(copy, line, head);
 	copy[head] = '\0';
-	if (sscanf(copy, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %lu%n", &mapping->start, &mapping->end,
-		   permissions, &mapping->offset, &mapping->dev_major, &mapping->dev_minor, &inode,
-		   &path_at) != 7)
-		return false;
+	if (sscanf(copy, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %lu%n", &mapping->start,
+		   &mapping->end, permissions, &mapping->offset, &mapping->dev_major, &mapping->dev_minor,
+		   &inode, &path_at) != 7)
+		return 0;
 	if (mapping->start >= mapping->end || strlen(permissions) != 4)
-		return false;
+		return 0;
 	mapping->readable = permissions[0] == 'r';
 	mapping->writable = permissions[1] == 'w';
 	mapping->executable = permissions[2] == 'x';
 	mapping->shared = permissions[3] == 's';
 	mapping->inode = inode;
+	return (size_t)path_at;
+}
+
+static struct tm_error *parse_line(const char *line, size_t length, struct tm_mapping *mapping)
+{
+	size_t path_at;
+
+	memset(mapping, 0, sizeof(*mapping));
+	path_at = parse_fields(line, length, mapping);
+	if (!path_at)
+		return tm_error_create(TM_ERROR_BAD_FORMAT, "not a line of a maps file: \"%.*s\"",
+				       (int)(length < 200 ? length : 200), line);
 	line += path_at;
-	length -= (size_t)path_at;
+	length -= path_at;
 	while (length && *line == ' ') {
 		line++;
 		length--;
 	}
-	if (length > strlen(DELETED) && memcmp(line + length - strlen(DELETED), DELETED, strlen(DELETED)) == 0) {
+	if (length > strlen(DELETED) &&
+	    memcmp(line + length - strlen(DELETED), DELETED, strlen(DELETED)) == 0) {
 		mapping->deleted = true;
 		length -= strlen(DELETED);
 	}
 	mapping->path = unescape(line, length);
-	return mapping->path != NULL;
+	return mapping->path ? NULL : tm_error_out_of_memory();
 }
 
 struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mappings)
@@ -70,11 +84,11 @@ struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mapping
 	while (*text) {
 		size_t length = strcspn(text, "\n");
 		struct tm_mapping mapping;
+		struct tm_error *err = parse_line(text, length, &mapping);
 
-		if (!parse_line(text, length, &mapping)) {
+		if (err) {
 			tm_mappings_deinit(mappings);
-			return tm_error_create(TM_ERROR_BAD_FORMAT, "not a line of a maps file: \"%.*s\"",
-					       (int)(length < 200 ? length : 200), text);
+			return err;
 		}
 		if (!tm_vector_push(mappings, mapping)) {
 			free(mapping.path);
@@ -121,23 +135,37 @@ static uint64_t clamp(uint64_t x, uint64_t low, uint64_t high)
 	return x < low ? low : x > high ? high : x;
 }
 
-/* Considers the free range [start, end): the place in it nearest to the wanted neighbourhood. */
+/* From any byte of the neighbourhood to any byte of the gap at `place`, at most. */
+static uint64_t distance_of(const struct gap_search *search, uint64_t place)
+{
+	uint64_t end = place + search->size;
+	uint64_t above = end > search->near_start ? end - search->near_start : 0;
+	uint64_t below = search->near_end > place ? search->near_end - place : 0;
+
+	return above > below ? above : below;
+}
+
+/* The place that would have the same distance from both ends of the neighbourhood: the nearest of all, were
+ * it free. */
+static uint64_t nearest_place(const struct gap_search *search)
+{
+	uint64_t middle = search->near_start + (search->near_end - search->near_start) / 2;
+
+	return middle > search->size / 2 ? middle - search->size / 2 : 0;
+}
+
+/* Considers the free range [start, end). */
 static void consider_gap(struct gap_search *search, uint64_t start, uint64_t end)
 {
-	uint64_t place, distance, farthest_below, farthest_above;
+	uint64_t place, distance;
 
 	if (start < LOWEST)
 		start = LOWEST;
-	start += PAGE;
-	if (end < start + search->size + PAGE)
+	start = (start + PAGE + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+	if (end < start || end - start < PAGE || end - start - PAGE < search->size)
 		return;
-	end -= PAGE;
-	place = clamp(search->near_end, start, end - search->size) & ~(uint64_t)(PAGE - 1);
-	if (place < start)
-		return;
-	farthest_above = place + search->size > search->near_start ? place + search->size - search->near_start : 0;
-	farthest_below = search->near_end > place ? search->near_end - place : 0;
-	distance = farthest_above > farthest_below ? farthest_above : farthest_below;
+	place = clamp(nearest_place(search), start, end - PAGE - search->size) & ~(uint64_t)(PAGE - 1);
+	distance = distance_of(search, place);
 	if (distance <= search->reach && distance < search->best_distance) {
 		search->best = place;
 		search->best_distance = distance;
@@ -153,7 +181,9 @@ uint64_t tm_mappings_find_gap(const struct tm_mappings *mappings, uint64_t near_
 	for (size_t i = 0; i < mappings->count; i++) {
 		const struct tm_mapping *mapping = &mappings->items[i];
 
-		if (mapping->start > previous_end && mapping->start <= USER_END)
+		if (mapping->start & KERNEL_HALF)
+			break; /* [vsyscall] */
+		if (mapping->start > previous_end)
 			consider_gap(&search, previous_end, mapping->start);
 		if (mapping->end > previous_end)
 			previous_end = mapping->end;
