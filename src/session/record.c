@@ -103,6 +103,8 @@ static struct tm_error *write_end(struct tm_session *session)
 		{"lost", session->lost},
 		{"warnings", session->warnings},
 		{"fp_frames", session->fp_frames},
+		{"attach_ns", session->attach_ns},
+		{"detach_ns", session->detach_ns},
 	};
 	struct tm_error *err = write_program(session); /* an exec may have changed it */
 

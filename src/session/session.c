@@ -239,7 +239,10 @@ static struct tm_error *prepare(struct tm_session *session)
 
 static struct tm_error *take_target(struct tm_session *session)
 {
-	struct tm_error *err = session->config->attach_pid
+	struct tm_error *err;
+
+	session->begin_ns = monotonic_ns();
+	err = session->config->attach_pid
 				       ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
 				       : tm_ptrace_launch(session->config->argv, &session->target);
 
@@ -323,7 +326,7 @@ static void handle_unseen(struct tm_session *session)
 /* Everything in the target as it was, then let go. */
 static struct tm_error *leave_target(struct tm_session *session)
 {
-	uint64_t image = session->target->image;
+	uint64_t image = session->target->image, begin = monotonic_ns();
 	struct tm_error *err, *detach_err;
 
 	if (session->exited || session->target->exited)
@@ -342,6 +345,7 @@ static struct tm_error *leave_target(struct tm_session *session)
 			err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
 	}
 	detach_err = tm_target_detach(session->target);
+	session->detach_ns = monotonic_ns() - begin;
 	if (err)
 		tm_error_destroy(detach_err);
 	return err ? err : detach_err;
@@ -374,12 +378,11 @@ static void release(struct tm_session *session)
 /* From the first byte changed in the target to the last one restored. */
 static struct tm_error *trace(struct tm_session *session)
 {
-	struct tm_error *err, *leave_err;
+	struct tm_error *err = assemble(session), *leave_err;
 
-	session->begin_ns = monotonic_ns();
-	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);
+	session->attach_ns = monotonic_ns() - session->begin_ns;
 	if (!err && session->config->attach_pid)
 		announce(session);
 	if (!err) {

@@ -39,7 +39,9 @@ struct tm_session {
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
 
-	uint64_t begin_ns;       /* CLOCK_MONOTONIC at the start of the trace */
+	uint64_t begin_ns;       /* CLOCK_MONOTONIC when the target was first touched */
+	uint64_t attach_ns;      /* from then until all breakpoints were in place and the target ran on */
+	uint64_t detach_ns;      /* from the wish to stop until the target was let go */
 	uint64_t now_ns;         /* since then; of the stop that is being handled */
 	uint64_t next_tick_ns;   /* when to look at the world besides the events */
 	uint64_t next_sample_ns, next_save_ns;
