@@ -24,15 +24,16 @@ struct tm_module {
 	bool loaded;             /* mapped now */
 	bool is_main;            /* the executable itself */
 	bool is_vdso;
-	bool deleted;            /* its file had been deleted or replaced when it was found */
+	bool deleted;            /* its file had been deleted, or another one had its path, when it was found */
 	uint16_t elf_machine;
 	unsigned dev_major, dev_minor;
 	ino_t inode;
-	int fd;                  /* the file, or -1 (vdso, or a file that could not be opened) */
+	int fd;                  /* the file, or -1 (vdso, or a file that could not be opened); modules of one file share it */
 	const uint8_t *image;    /* the whole ELF file, mapped from fd or copied from memory; NULL if neither could be had */
 	size_t image_size;
-	bool image_is_copy;      /* copied from the target's memory: no section headers */
-	char *problem;           /* why there is no image, else NULL */
+	bool image_is_copy;      /* copied from the target's memory: its read-only segments and PT_DYNAMIC, each at its
+				    offset in the file; zero elsewhere; no section headers */
+	char *problem;           /* why there is no image, else NULL; vaddrs are then offsets in the file */
 	struct tm_module_text {  /* executable mappings, while loaded */
 		uint64_t start, end; /* run-time */
 	} *texts;
@@ -54,15 +55,19 @@ struct tm_error *tm_module_map_create(const struct tm_module_source *source, str
 void tm_module_map_destroy(struct tm_module_map *map);
 
 /*
- * Compares with the target's memory map: new modules are opened and added, vanished ones marked unloaded. A file that cannot be
- * opened still is a module (with a problem). main_path may be NULL; else the module whose dev:inode is that of the first mapping with this path
- * is_main. generation rises if anything changed.
+ * Compares with the target's memory map: new modules are opened and added, vanished ones marked unloaded. A file
+ * that cannot be opened still is a module (with a problem). The same file (device, inode and content) loaded again
+ * has its old number again, at its new bias; loaded twice at a time it has two. main_path may be NULL; else the
+ * module whose dev:inode is that of the first mapping with this path is_main. generation rises if anything changed.
  */
 struct tm_error *tm_module_map_update(struct tm_module_map *map, const struct tm_mappings *mappings,
 				      const char *main_path);
 
 /* exec: all modules are unloaded. root_fd etc. may be new. */
 void tm_module_map_reset(struct tm_module_map *map, const struct tm_module_source *source);
+
+/* How files of the target are opened now. */
+const struct tm_module_source *tm_module_map_source(const struct tm_module_map *map);
 
 uint64_t tm_module_map_generation(const struct tm_module_map *map);
 uint32_t tm_module_map_count(const struct tm_module_map *map); /* numbers [0, count) */

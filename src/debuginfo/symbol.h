@@ -23,7 +23,8 @@ struct tm_error *tm_module_each_symbol(struct tm_module_map *map, struct tm_modu
 				       enum tm_symbol_table table,
 				       bool (*visit)(const struct tm_symbol *symbol, void *context), void *context);
 
-/* Any symbol (functions and objects) of .dynsym by exact name; false if it is not defined there. */
+/* Any symbol (functions and objects) of .dynsym by exact name; false if it is not defined there. symbol->name lives as
+   long as the module. */
 bool tm_module_find_dynamic_symbol(const struct tm_module *module, const char *name, struct tm_symbol *symbol);
 
 /* Relocations that fill a word with the address of a symbol of that name (JUMP_SLOT, GLOB_DAT; R_*_IRELATIVE whose
@@ -31,12 +32,13 @@ bool tm_module_find_dynamic_symbol(const struct tm_module *module, const char *n
 struct tm_error *tm_module_each_got_slot(const struct tm_module *module, const char *name, uint64_t resolver_vaddr,
 					 bool (*visit)(uint64_t slot_vaddr, void *context), void *context);
 
-/* .dynamic of the module: the value of a tag (DT_DEBUG's place for TM_DYNAMIC_PLACE), false if absent. */
+/* The first entry of .dynamic with this tag: the ELF virtual address of the word that holds its value (ld.so puts the
+   address of struct r_debug into DT_DEBUG's). False if absent. */
 bool tm_module_dynamic_entry(const struct tm_module *module, int64_t tag, uint64_t *vaddr_of_value);
 
 /* The separate debug file of a module: an open descriptor (the caller closes it) or -1. Searched under the target's root, then
-   under ours: /usr/lib/debug/.build-id/xx/rest.debug, then .gnu_debuglink beside the file, in .debug/, in /usr/lib/debug/DIR
-   (its CRC is checked). *path (may be NULL as argument) is the caller's to free. */
+   under ours: /usr/lib/debug/.build-id/xx/rest.debug, then .gnu_debuglink beside the file, in .debug/, in /usr/lib/debug/DIR.
+   Its build-id must be the module's; where either has none, the CRC of the link must be right. *path (may be NULL as argument) is the caller's to free. */
 int tm_module_open_debug_file(const struct tm_module_map *map, const struct tm_module *module, char **path);
 
 #endif

@@ -19,7 +19,7 @@ struct pending {
 	bool may_tail_jump;
 	bool trampolined;             /* its return address was replaced by the probe's trampoline */
 	unsigned signal_count;        /* of the thread, at entry */
-	uint64_t cfa, return_address; /* return_address: 0 until it was needed */
+	uint64_t cfa, return_address;
 	uint64_t old, size, out;
 	struct tm_regs regs;          /* at entry */
 	_Alignas(16) uint8_t scratch[TM_EVENT_SCRATCH];
@@ -169,6 +169,24 @@ static struct tm_error *complete(struct tm_probe *probe, struct tm_thread *threa
 	return err;
 }
 
+/* The call with that CFA, on top; NULL: there is none. Those above it were left by a jump out of their signal handlers. */
+static struct tm_error *find_call(struct tm_probe *probe, struct tm_thread *thread, struct call_state *state, uint64_t cfa,
+				  struct pending **call)
+{
+	size_t level = state->levels.count;
+	struct tm_error *err = NULL;
+
+	*call = NULL;
+	while (level && state->levels.items[level - 1]->cfa != cfa)
+		level--;
+	if (!level)
+		return NULL;
+	while (!err && state->levels.count > level)
+		err = abandon(probe, thread, pop(state));
+	*call = err ? NULL : top_of(state);
+	return err;
+}
+
 /* ---- the nesting ---- */
 
 enum nesting { OUTERMOST, NESTED };
@@ -190,6 +208,24 @@ static struct tm_error *same_frame(struct tm_probe *probe, struct tm_thread *thr
 	return err;
 }
 
+/*
+ * Was the call left by longjmp or an exception, and by a thread that is at a deeper place by now? It then made calls from where it
+ * landed, and one of them stands where the call's return address stood. (With a link register that place is not known.)
+ */
+static bool was_left(struct tm_probe *probe, const struct pending *call)
+{
+	uint64_t expected = call->trampolined ? probe->trampoline : call->return_address, present;
+	struct tm_error *err;
+	bool left;
+
+	if (probe->config.target->arch->link >= 0)
+		return false;
+	err = tm_target_read(probe->config.target, call->cfa - sizeof(present), &present, sizeof(present));
+	left = !err && present != expected;
+	tm_error_destroy(err);
+	return left;
+}
+
 /* Is a call that enters now, at `cfa`, inside a pending one? Pending calls that cannot be alive any more are dropped on the way. */
 static struct tm_error *find_nesting(struct tm_probe *probe, struct tm_thread *thread, struct call_state *state,
 				     uint64_t entered, uint64_t cfa, enum nesting *nesting)
@@ -202,7 +238,7 @@ static struct tm_error *find_nesting(struct tm_probe *probe, struct tm_thread *t
 	while ((call = top_of(state))) {
 		if (thread->signal_count != call->signal_count && sink->in_signal_handler(sink->context, thread, call->cfa))
 			return NULL;
-		if (cfa < call->cfa) {
+		if (cfa < call->cfa && !was_left(probe, call)) {
 			*nesting = NESTED;
 			return NULL;
 		}
@@ -348,11 +384,9 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 	call->size = requested_size(probe, thread, row);
 	call->old = row->old >= 0 ? argument(probe, thread, row->old) : 0;
 	call->out = row->out >= 0 ? argument(probe, thread, row->out) : 0;
-	if (function->by_return_address || function->may_tail_jump) {
-		err = read_return_address(probe, thread, &call->return_address);
-		if (!err && function->by_return_address)
-			err = watch_return(probe, thread, call);
-	}
+	err = read_return_address(probe, thread, &call->return_address);
+	if (!err && function->by_return_address)
+		err = watch_return(probe, thread, call);
 	if (err) {
 		free(pop(state));
 		return lose(probe, thread, row, err);
@@ -370,6 +404,11 @@ static struct tm_error *enter_resolver(struct tm_probe *probe, struct tm_thread 
 		err = tm_breakpoint_insert(probe->config.breakpoints, address);
 		if (!err && !tm_map_put(&probe->returns, address, 1))
 			err = tm_error_out_of_memory();
+	}
+	if (err && err->code != TM_ERROR_NO_PROCESS) {
+		tm_probe_warn(probe, "what the resolver of %s chooses may go untraced: %s", function->row->name, err->message);
+		tm_error_destroy(err);
+		return NULL;
 	}
 	if (err)
 		return err;
@@ -403,7 +442,8 @@ static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *threa
 {
 	const struct tm_arch *arch = probe->config.target->arch;
 	uint64_t sp = register_of(thread, arch->sp);
-	const struct pending *call = top_of(state);
+	struct pending *call;
+	struct tm_error *err;
 
 	if (state->resolver.row && state->resolver.cfa == sp) {
 		const struct tm_allocator *row = state->resolver.row;
@@ -411,19 +451,31 @@ static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *threa
 		state->resolver.row = NULL;
 		return tm_function_arm(probe, row, register_of(thread, arch->result), 0, false);
 	}
-	if (call && call->cfa == sp && call->return_address == address)
-		return complete(probe, thread, state);
-	return NULL;
+	err = find_call(probe, thread, state, sp, &call);
+	return !err && call && call->return_address == address ? complete(probe, thread, state) : err;
+}
+
+/* At a return instruction of an allocator function. */
+static struct tm_error *returning(struct tm_probe *probe, struct tm_thread *thread, struct call_state *state)
+{
+	const struct tm_arch *arch = probe->config.target->arch;
+	uint64_t cfa = register_of(thread, arch->sp) + (uint64_t)arch->return_cfa_offset;
+	struct pending *call;
+	struct tm_error *err = find_call(probe, thread, state, cfa, &call);
+
+	return !err && call ? complete(probe, thread, state) : err;
 }
 
 static struct tm_error *hit_trampoline(struct tm_probe *probe, struct tm_thread *thread, struct call_state *state)
 {
 	const struct tm_arch *arch = probe->config.target->arch;
-	const struct pending *call = top_of(state);
+	struct pending *call;
 	uint64_t return_address;
-	struct tm_error *err;
+	struct tm_error *err = find_call(probe, thread, state, register_of(thread, arch->sp), &call);
 
-	if (!call || !call->trampolined || call->cfa != register_of(thread, arch->sp))
+	if (err)
+		return err;
+	if (!call || !call->trampolined)
 		return tm_error_create(TM_ERROR_OTHER, "thread %d returned to the trampoline out of turn", thread->tid);
 	return_address = call->return_address;
 	err = complete(probe, thread, state);
@@ -434,7 +486,6 @@ static struct tm_error *hit_trampoline(struct tm_probe *probe, struct tm_thread 
 
 struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, uint64_t address, bool *ours)
 {
-	const struct tm_arch *arch = probe->config.target->arch;
 	struct call_state *state = state_of(thread);
 	const struct tm_function *function;
 	struct tm_error *err = NULL;
@@ -449,11 +500,8 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 	else
 		*ours = false;
 	if (!err && tm_map_get(&probe->exits, address)) {
-		const struct pending *call = top_of(state);
-
 		*ours = true;
-		if (call && call->cfa == register_of(thread, arch->sp) + (uint64_t)arch->return_cfa_offset)
-			err = complete(probe, thread, state);
+		err = returning(probe, thread, state);
 	}
 	function = err ? NULL : tm_function_at(&probe->entries, address);
 	if (function) {
@@ -512,9 +560,27 @@ static struct tm_error *restore_in_target(struct tm_probe *probe, void *context,
 	return err;
 }
 
+/* A thread that has just returned to the trampoline, and was stopped before that could be told, goes where it was called from. */
+static struct tm_error *leave_trampoline(struct tm_probe *probe, struct tm_thread *thread)
+{
+	struct tm_error *err;
+
+	if (!probe->trampoline || !thread->probe || thread->state != TM_THREAD_STOPPED)
+		return NULL;
+	err = tm_target_fetch_regs(probe->config.target, thread);
+	if (!err && register_of(thread, probe->config.target->arch->pc) == probe->trampoline)
+		err = hit_trampoline(probe, thread, thread->probe);
+	return err;
+}
+
 struct tm_error *tm_probe_disarm(struct tm_probe *probe)
 {
-	return each_trampolined(probe, restore_in_target, NULL);
+	struct tm_error *err = NULL;
+	struct tm_thread *thread;
+
+	for (size_t i = 0; !err && (thread = tm_target_next_thread(probe->config.target, &i));)
+		err = leave_trampoline(probe, thread);
+	return err ? err : each_trampolined(probe, restore_in_target, NULL);
 }
 
 static struct tm_error *restore_in_child(struct tm_probe *probe, void *context, uint64_t place, uint64_t word)

@@ -19,7 +19,7 @@ struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm
 	return NULL;
 }
 
-void tm_probe_reset(struct tm_probe *probe)
+static void forget_functions(struct tm_probe *probe)
 {
 	uint64_t address, place;
 
@@ -32,11 +32,21 @@ void tm_probe_reset(struct tm_probe *probe)
 	probe->trampoline = 0;
 }
 
+/* The thread that goes on in the new image may have been in the middle of a call when another one replaced the old. */
+void tm_probe_reset(struct tm_probe *probe)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(probe->config.target, &i));)
+		tm_probe_thread_gone(probe, thread);
+	forget_functions(probe);
+}
+
 void tm_probe_destroy(struct tm_probe *probe)
 {
 	if (!probe)
 		return;
-	tm_probe_reset(probe);
+	forget_functions(probe);
 	tm_map_deinit(&probe->entries);
 	tm_map_deinit(&probe->exits);
 	tm_map_deinit(&probe->returns);

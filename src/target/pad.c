@@ -91,16 +91,19 @@ static struct region *add_region(struct tm_pads *pads, uint64_t start)
 static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
 {
 	_cleanup_free_ uint8_t *bytes = malloc(TM_PAD_REGION_SIZE);
+	struct header header;
 	struct tm_error *err;
 	struct region *region;
 
 	if (!bytes)
 		return tm_error_out_of_memory();
+	/* First the little that tells: a JIT's code can be large. */
+	err = tm_target_read(pads->target, start, &header, sizeof(header));
+	if (err || memcmp(&header, &expected_header, sizeof(header)) != 0)
+		return err;
 	err = tm_target_read(pads->target, start, bytes, TM_PAD_REGION_SIZE);
 	if (err)
 		return err;
-	if (memcmp(bytes, &expected_header, sizeof(expected_header)) != 0)
-		return NULL;
 	region = add_region(pads, start);
 	if (!region)
 		return tm_error_out_of_memory();
@@ -232,11 +235,11 @@ static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, u
 }
 
 /* Does the slot of an earlier trace hold just the code that would be written now? */
-static bool slot_holds(struct tm_pads *pads, uint64_t pad, const struct tm_relocated *relocated)
+static bool slot_holds(struct tm_pads *pads, uint64_t pad, const uint8_t *code, size_t size)
 {
-	uint8_t present[TM_PAD_CODE_MAX];
-	struct tm_error *err = tm_target_read(pads->target, pad, present, relocated->size);
-	bool same = !err && memcmp(present, relocated->code, relocated->size) == 0;
+	uint8_t present[SLOT_SIZE];
+	struct tm_error *err = tm_target_read(pads->target, pad, present, size);
+	bool same = !err && memcmp(present, code, size) == 0;
 
 	tm_error_destroy(err);
 	return same;
@@ -252,7 +255,7 @@ struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread
 
 	if (earlier) {
 		err = arch->relocate(bytes, size, original, *earlier, min_bytes, relocated);
-		if (!err && slot_holds(pads, *earlier, relocated)) {
+		if (!err && slot_holds(pads, *earlier, relocated->code, relocated->size)) {
 			*pad = *earlier;
 			return NULL;
 		}
@@ -266,13 +269,31 @@ struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread
 	return err ? err : fill_slot(pads, region, original, relocated->code, relocated->size);
 }
 
+/* The slot in which an earlier trace placed this code; 0: none. Placed code is its own original. */
+static uint64_t find_placed(struct tm_pads *pads, uint64_t near_address, const uint8_t *code, size_t size)
+{
+	for (size_t i = 0; i < pads->regions.count; i++) {
+		const struct region *region = pads->regions.items[i];
+
+		for (unsigned j = FIRST_SLOT; in_reach(pads, region, near_address) && j < region->next; j++)
+			if (region->slots[j].original == code_of(region, j) && region->slots[j].code_size == size &&
+			    slot_holds(pads, code_of(region, j), code, size))
+				return code_of(region, j);
+	}
+	return 0;
+}
+
 struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address, const uint8_t *code,
 			       size_t size, uint64_t *pad)
 {
 	struct region *region = NULL;
-	struct tm_error *err = find_room(pads, thread, near_address, &region);
+	struct tm_error *err;
 
 	assert(size <= SLOT_SIZE - CODE_OFFSET);
+	*pad = find_placed(pads, near_address, code, size);
+	if (*pad)
+		return NULL;
+	err = find_room(pads, thread, near_address, &region);
 	if (err)
 		return err;
 	*pad = code_of(region, region->next);

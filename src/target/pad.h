@@ -33,7 +33,7 @@ struct tm_error *tm_pads_adopt(struct tm_pads *pads);
 struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread, uint64_t original, const uint8_t *bytes,
 				  size_t size, size_t min_bytes, uint64_t *pad, struct tm_relocated *relocated);
 
-/* Puts raw code into a slot of its own (position independent). */
+/* Puts raw code (position independent) into a slot; the same code again, also an earlier trace's, is in the same slot. */
 struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address, const uint8_t *code,
 			       size_t size, uint64_t *pad);
 

@@ -62,13 +62,14 @@ static struct tm_error *store_regs(struct tm_target *target, struct tm_thread *t
 	if (err)
 		return err;
 	tm_arch_regs_to_regset(target->arch, &thread->regs, regset);
+	thread->backend &= ~(uint64_t)THREAD_PC_AHEAD;
 	return set_regset(thread, regset, target->arch->regset_size);
 }
 
 struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc)
 {
 #ifdef __x86_64__
-	(void)target;
+	thread->backend &= ~(uint64_t)THREAD_PC_AHEAD;
 	if (ptrace(PTRACE_POKEUSER, thread->tid, (void *)offsetof(struct user, regs.rip), (void *)pc) < 0)
 		return thread_error(thread, "set the pc of");
 	thread->regs.value[target->arch->pc] = pc;
@@ -81,6 +82,13 @@ struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *
 	thread->regs.value[target->arch->pc] = pc;
 	return store_regs(target, thread);
 #endif
+}
+
+struct tm_error *tm_ptrace_flush_pc(struct tm_target *target, struct tm_thread *thread)
+{
+	if (!(thread->backend & THREAD_PC_AHEAD))
+		return NULL;
+	return tm_ptrace_store_pc(target, thread, thread->regs.value[target->arch->pc]);
 }
 
 bool tm_ptrace_trap_is_breakpoint(pid_t tid)
@@ -200,10 +208,14 @@ static struct tm_error *restart(struct tm_thread *thread, int request, int signa
 struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *thread)
 {
 	int signal = thread->signal;
+	struct tm_error *err;
 
-	(void)target;
 	if (thread->state != TM_THREAD_STOPPED)
 		return NULL;
+	err = tm_ptrace_flush_pc(target, thread);
+	if (err && err->code != TM_ERROR_NO_PROCESS)
+		return err;
+	tm_error_destroy(err);
 	thread->signal = 0;
 	thread->backend &= ~(uint64_t)THREAD_REPORTING;
 	if (thread->backend & THREAD_GROUP_STOP) {
@@ -214,7 +226,6 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 		thread->signal_count++;
 	return restart(thread, PTRACE_CONT, signal);
 }
-
 
 /* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is kept for later. */
 static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
@@ -237,12 +248,13 @@ static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread
 }
 
 /* Signals are kept off meanwhile: a handler that returned to the instruction would make it count twice. What comes
-   nevertheless is the instruction's own fault, and then it is done. */
+   nevertheless is the instruction's own fault, and then it is done. A group stop that began is asked for again. */
 static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thread)
 {
+	bool group_stop = false;
 	int status;
 
-	do {
+	for (;;) {
 		struct tm_error *err = restart(thread, PTRACE_SINGLESTEP, 0);
 
 		if (err)
@@ -250,7 +262,12 @@ static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thre
 		if (!tm_ptrace_wait_thread(pt, thread, &status))
 			return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended while it was stepped");
 		thread->state = TM_THREAD_STOPPED;
-	} while (status >> 16 == PTRACE_EVENT_STOP);
+		if (status >> 16 != PTRACE_EVENT_STOP)
+			break;
+		group_stop = group_stop || tm_ptrace_is_stop_signal(WSTOPSIG(status));
+	}
+	if (group_stop)
+		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
 	if (status >> 16 == 0 && WSTOPSIG(status) != SIGTRAP)
 		thread->signal = WSTOPSIG(status);
 	return NULL;
@@ -277,8 +294,10 @@ static struct tm_error *step(struct tm_target *target, struct tm_thread *thread)
 {
 	int kept = thread->signal;
 	uint64_t mask;
-	struct tm_error *err = block_signals(thread, &mask);
+	struct tm_error *err = tm_ptrace_flush_pc(target, thread);
 
+	if (!err)
+		err = block_signals(thread, &mask);
 	if (!err)
 		err = single_step(tm_ptrace_of(target), thread);
 	if (!err)
@@ -290,20 +309,33 @@ static struct tm_error *step(struct tm_target *target, struct tm_thread *thread)
 
 /* ---- a system call in the target ---- */
 
+/* A process whose first thread has ended shows its memory map in its other threads only. */
+static struct tm_error *mappings(struct tm_target *target, struct tm_mappings *mappings)
+{
+	struct tm_error *err = tm_procfs_mappings(target->pid, mappings);
+	const struct tm_thread *thread;
+
+	for (size_t i = 0; !err && !mappings->count && (thread = tm_target_next_thread(target, &i));)
+		err = tm_procfs_mappings(thread->tid, mappings);
+	if (!err && !mappings->count)
+		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d has no memory any more", target->pid);
+	return err;
+}
+
 static struct tm_error *find_syscall_insn(struct tm_ptrace *pt)
 {
 	const struct tm_arch *arch = pt->base.arch;
-	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
 	struct tm_error *err;
 
 	if (pt->syscall_insn && pt->syscall_image == pt->base.image)
 		return NULL;
-	err = tm_procfs_mappings(pt->base.pid, &mappings);
+	err = mappings(&pt->base, &all);
 	if (err)
 		return err;
 	/* From the end: the vdso stands there, which always has one. */
-	for (size_t i = mappings.count; i-- > 0;) {
-		const struct tm_mapping *mapping = &mappings.items[i];
+	for (size_t i = all.count; i-- > 0;) {
+		const struct tm_mapping *mapping = &all.items[i];
 		size_t size = mapping->end - mapping->start;
 		_cleanup_free_ uint8_t *bytes = NULL;
 		const uint8_t *found;
@@ -415,6 +447,7 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 	uint64_t saved[TM_REGSET_MAX / 8], regset[TM_REGSET_MAX / 8], mask;
 	struct tm_thread *thread = choose_thread(target, preferred);
 	struct tm_error *err, *restore_err;
+	bool regs_valid;
 
 	if (!thread)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
@@ -422,13 +455,16 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 				       target->pid);
 	err = find_syscall_insn(pt);
 	if (!err)
-		err = block_signals(thread, &mask);
+		err = tm_ptrace_flush_pc(target, thread);
 	if (!err && (thread->backend & THREAD_IN_CALL))
 		err = settle(pt, thread);
 	if (!err)
 		err = get_regset(thread, saved, target->arch->regset_size);
+	if (!err)
+		err = block_signals(thread, &mask);
 	if (err)
 		return err;
+	regs_valid = thread->regs_valid;
 	memcpy(regset, saved, sizeof(regset));
 	prepare_call(pt, regset, number, arguments);
 	err = set_regset(thread, regset, target->arch->regset_size);
@@ -439,15 +475,10 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 	restore_err = set_regset(thread, saved, target->arch->regset_size);
 	if (!restore_err)
 		restore_err = restore_signals(thread, mask);
-	thread->regs_valid = false;
+	thread->regs_valid = regs_valid && !restore_err; /* as before: a stop's pc may be another one than the kernel's */
 	if (err)
 		tm_error_destroy(restore_err);
 	return err ? err : restore_err;
-}
-
-static struct tm_error *mappings(struct tm_target *target, struct tm_mappings *mappings)
-{
-	return tm_procfs_mappings(target->pid, mappings);
 }
 
 static struct tm_error *release_child(struct tm_target *target, pid_t child)
@@ -480,6 +511,13 @@ void tm_ptrace_follow_cpu(struct tm_target *target, const struct tm_thread *thre
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set) == 0)
 		pt->cpu = cpu;
+}
+
+void tm_ptrace_unbind_cpu(struct tm_ptrace *pt)
+{
+	if (pt->cpu >= 0)
+		sched_setaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
+	pt->cpu = -1;
 }
 
 const struct tm_target_ops tm_ptrace_ops = {

@@ -39,8 +39,7 @@ static void release(struct tm_ptrace *pt)
 	tm_map_deinit(&pt->unpaired);
 	if (pt->mem_fd >= 0)
 		close(pt->mem_fd);
-	if (pt->cpu >= 0)
-		sched_setaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
+	tm_ptrace_unbind_cpu(pt);
 	free(pt);
 }
 
@@ -64,6 +63,14 @@ struct seizing {
 	struct tm_error *err;
 };
 
+/* A thread that a seized one created is traced from birth, and reports by itself. */
+static bool is_ours(pid_t tgid, pid_t tid)
+{
+	uint64_t tracer;
+
+	return tm_procfs_status_number(tgid, tid, "TracerPid", 10, &tracer) && (pid_t)tracer == getpid();
+}
+
 static bool seize_task(pid_t tid, void *context)
 {
 	struct seizing *seizing = context;
@@ -71,9 +78,12 @@ static bool seize_task(pid_t tid, void *context)
 	if (tm_target_thread(&seizing->pt->base, tid))
 		return true;
 	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)(uintptr_t)TM_PTRACE_OPTIONS) < 0) {
-		if (errno == ESRCH || strchr("ZX", tm_procfs_state(seizing->tgid, tid)))
-			return true; /* it ended between the listing and now */
-		seizing->errno_value = errno;
+		int reason = errno;
+
+		/* It ended, or was born, between the listing and now. */
+		if (reason == ESRCH || strchr("ZX", tm_procfs_state(seizing->tgid, tid)) || is_ours(seizing->tgid, tid))
+			return true;
+		seizing->errno_value = reason;
 		seizing->failed = tid;
 		return false;
 	}
@@ -267,6 +277,7 @@ struct tm_error *tm_ptrace_detach(struct tm_target *target)
 		for (size_t i = 0; (thread = tm_target_next_thread(target, &i));) {
 			if (thread->state != TM_THREAD_STOPPED)
 				continue;
+			tm_error_destroy(tm_ptrace_flush_pc(target, thread));
 			detach_thread(thread);
 			tm_target_remove_thread(target, thread);
 			i = 0;
@@ -276,6 +287,7 @@ struct tm_error *tm_ptrace_detach(struct tm_target *target)
 			break;
 		tm_ptrace_await_any(pt, TM_SLEEPER_PATIENCE_MS);
 	}
+	tm_ptrace_unbind_cpu(pt);
 	pt->attached = false;
 	return err;
 }

@@ -17,6 +17,8 @@ enum {
 	THREAD_REPORTING = 4,  /* a queued stop is about it: resume_all leaves it */
 	THREAD_IN_CALL = 8,    /* stands inside a system call (an event of fork, clone, exec) that ends when it runs on */
 	THREAD_IN_VFORK = 16,  /* the same, but it ends only with its child */
+	THREAD_PC_AHEAD = 32,  /* the kernel's pc is still behind the breakpoint instruction, thread->regs has its address: setting it
+				  back is left to whoever resumes the thread, who sets the pc anyway */
 };
 
 struct tm_ptrace {
@@ -53,9 +55,12 @@ static inline struct tm_ptrace *tm_ptrace_of(struct tm_target *target)
 extern const struct tm_target_ops tm_ptrace_ops;
 struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread);
 struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
+struct tm_error *tm_ptrace_flush_pc(struct tm_target *target, struct tm_thread *thread); /* ends THREAD_PC_AHEAD */
 struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *thread);
 struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt);
 bool tm_ptrace_trap_is_breakpoint(pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
+
+void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu */
 
 /* ptrace_wait.c */
 struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);

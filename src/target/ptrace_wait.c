@@ -50,13 +50,41 @@ static void forget_birth(struct tm_ptrace *pt, pid_t tid)
 	tm_map_remove(&pt->unpaired, (uint64_t)tid);
 }
 
+/* A task that was killed at birth may have been waited for before this: it is not there any more, and not to be waited for again. */
 static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 {
 	unsigned long tid;
 
-	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) == 0)
+	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) == 0 && tm_procfs_state((pid_t)tid, (pid_t)tid))
 		note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
 }
+
+/* Lets go of a stopped task of another process, without our breakpoints in its memory. */
+static void release_cleaned(struct tm_ptrace *pt, pid_t tid)
+{
+	if (pt->base.breakpoints)
+		tm_error_destroy(tm_breakpoints_scrub_child(pt->base.breakpoints, tid));
+	ptrace(PTRACE_DETACH, tid, NULL, NULL);
+}
+
+/* Children that the target had just made when it went: they are born with our breakpoints (a daemon's start: fork, and the
+   parent ends at once). */
+static void release_unborn(struct tm_ptrace *pt)
+{
+	uint64_t tid, half;
+	int status;
+
+	for (size_t i = 0; pt->expected && tm_map_next(&pt->unpaired, &i, &tid, &half);) {
+		if (half != TM_BIRTH_EXPECTED)
+			continue;
+		if (waitpid((pid_t)tid, &status, __WALL) == (pid_t)tid && WIFSTOPPED(status))
+			release_cleaned(pt, (pid_t)tid);
+		forget_birth(pt, (pid_t)tid);
+		i = 0;
+	}
+}
+
+static void release_peers(struct tm_ptrace *pt);
 
 static enum outcome thread_ended(struct tm_ptrace *pt, pid_t tid, int status, struct tm_stop *stop)
 {
@@ -69,6 +97,8 @@ static enum outcome thread_ended(struct tm_ptrace *pt, pid_t tid, int status, st
 		return OUTCOME_NOTHING;
 	/* A group's leader is reported last, when every thread of the group has ended. */
 	pt->base.exited = true;
+	release_unborn(pt);
+	release_peers(pt);
 	*stop = (struct tm_stop){.kind = TM_STOP_EXIT, .wait_status = status};
 	return OUTCOME_REPORT;
 }
@@ -110,27 +140,6 @@ static void remove_group(struct tm_ptrace *pt, pid_t tgid, const struct tm_threa
 	}
 }
 
-/* Tasks of other groups (a vfork child) that keep the memory which the target has just left: they are cleaned of our
-   breakpoints and let go. */
-static void release_peers(struct tm_ptrace *pt)
-{
-	struct tm_thread *thread;
-	int status;
-
-	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
-		pid_t tid = thread->tid;
-
-		if (thread->tgid == pt->base.pid)
-			continue;
-		if (thread->state != TM_THREAD_STOPPED && ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) == 0)
-			waitpid(tid, &status, __WALL);
-		if (pt->base.breakpoints)
-			tm_error_destroy(tm_breakpoints_scrub_child(pt->base.breakpoints, tid));
-		ptrace(PTRACE_DETACH, tid, NULL, NULL);
-		tm_target_remove_thread(&pt->base, thread);
-		i = 0;
-	}
-}
 
 /* Stops that nobody has seen yet are void with the old image; forked children still have its breakpoints. */
 static void settle_queue(struct tm_ptrace *pt)
@@ -138,13 +147,11 @@ static void settle_queue(struct tm_ptrace *pt)
 	for (size_t i = 0; i < pt->queued.count; i++) {
 		const struct tm_stop *stop = &pt->queued.items[i];
 
-		if (stop->kind != TM_STOP_FORK)
-			continue;
-		if (pt->base.breakpoints)
-			tm_error_destroy(tm_breakpoints_scrub_child(pt->base.breakpoints, stop->child));
-		tm_error_destroy(pt->base.ops->release_child(&pt->base, stop->child));
+		if (stop->kind == TM_STOP_FORK)
+			release_cleaned(pt, stop->child);
 	}
 	pt->queued.count = 0;
+	pt->children.count = 0;
 }
 
 /* A task has a new image. A vfork child that execs leaves our memory and us; the target itself starts anew. */
@@ -156,6 +163,7 @@ static enum outcome image_replaced(struct tm_ptrace *pt, struct tm_thread *threa
 		return OUTCOME_NOTHING;
 	}
 	/* Whichever thread called execve, it now has the leader's number (ptrace(2), "execve(2) under ptrace"). */
+	release_unborn(pt);
 	release_peers(pt);
 	remove_group(pt, tid, thread);
 	settle_queue(pt);
@@ -206,6 +214,8 @@ static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum
 		return OUTCOME_NOTHING;
 	}
 	thread->regs.value[pt->base.arch->pc] = address;
+	if (pt->base.arch->breakpoint_pc_after)
+		thread->backend |= THREAD_PC_AHEAD;
 	*stop = (struct tm_stop){.kind = TM_STOP_BREAKPOINT, .thread = thread, .address = address};
 	return OUTCOME_REPORT;
 }
@@ -249,7 +259,8 @@ static enum outcome thread_stopped(struct tm_ptrace *pt, struct tm_thread *threa
 
 	thread->state = TM_THREAD_STOPPED;
 	thread->regs_valid = false;
-	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL | THREAD_IN_VFORK);
+	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL | THREAD_IN_VFORK |
+				      THREAD_PC_AHEAD);
 	if (event == PTRACE_EVENT_EXEC)
 		return image_replaced(pt, thread, thread->tid, stop);
 	if (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK)
@@ -281,6 +292,44 @@ static enum outcome understand(struct tm_ptrace *pt, pid_t tid, int status, enum
 	return thread_stopped(pt, thread, status, mode, stop);
 }
 
+/* Waits until a task stands still at a place from which it may run on alone. A breakpoint that it has just hit is taken back.
+   false: it is gone, or has a memory of its own by now. */
+static bool halt(struct tm_ptrace *pt, pid_t tid)
+{
+	struct tm_thread *thread = tm_target_thread(&pt->base, tid);
+	struct tm_stop stop;
+	int status;
+
+	if (thread->state != TM_THREAD_STOPPED)
+		ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+	while (thread && thread->state != TM_THREAD_STOPPED) {
+		if (waitpid(tid, &status, __WALL) != tid)
+			return false;
+		understand(pt, tid, status, MODE_STOP_ALL, &stop);
+		thread = tm_target_thread(&pt->base, tid);
+	}
+	return thread;
+}
+
+/* Tasks of other groups (a vfork child) that keep the memory which the target has just left. */
+static void release_peers(struct tm_ptrace *pt)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		pid_t tid = thread->tid;
+
+		if (thread->tgid == pt->base.pid)
+			continue;
+		if (halt(pt, tid))
+			release_cleaned(pt, tid);
+		thread = tm_target_thread(&pt->base, tid);
+		if (thread)
+			tm_target_remove_thread(&pt->base, thread);
+		i = 0;
+	}
+}
+
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
@@ -299,9 +348,8 @@ struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
 	int status;
 	pid_t tid;
 
-	if (tm_ptrace_next_queued(target, stop))
-		return NULL;
-	for (;;) {
+	/* Taking in one status may queue another: the end of a thread that was worked on. */
+	while (!tm_ptrace_next_queued(target, stop)) {
 		tid = waitpid(-1, &status, __WALL);
 		if (tid < 0 && errno == EINTR)
 			return NULL;
@@ -310,6 +358,7 @@ struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
 		if (understand(pt, tid, status, MODE_RUN, stop) == OUTCOME_REPORT)
 			return NULL;
 	}
+	return NULL;
 }
 
 /* The stop is reported by a later wait. */
@@ -401,7 +450,7 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 
 	if (!interrupt_all(pt) && !pt->expected)
 		return NULL;
-	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) || pt->expected) {
+	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) || (pt->expected && !pt->base.exited)) {
 		if (passed > timeout_ms && !running)
 			return tm_error_create(TM_ERROR_TIMEOUT, "a new task of process %d did not stop within %u ms", target->pid,
 					       timeout_ms);
