@@ -10,10 +10,9 @@
 
 /*
  * Two caches, one behind the other:
- *  - pc -> (module, row) for every pc that was asked for, a hash table of 24 bytes an entry. An entry is
- * believed only while its module still stands so that the row covers the pc: modules may go, and come back
- * elsewhere.
- *  - for each module the rows made so far, disjoint and ascending, with the addresses that have no row.
+ * - pc -> (module, row) for every pc that was asked for, a hash table of 24 bytes an entry. An entry is
+ *   believed only while its module stands so that the row covers the pc: modules go, and come back elsewhere;
+ * - for each module the rows made so far, disjoint and ascending, with the addresses that have no row.
  */
 struct pc_entry {
 	uint64_t pc; /* 0: free */

@@ -45,16 +45,14 @@ struct tm_row {
 	uint8_t return_register; /* DWARF number of the return address column */
 	bool is_signal;		 /* augmentation 'S': the interrupted pc is exact, not behind a call */
 	bool outermost;		 /* the return address is undefined */
-	bool simple; /* the caller's pc, sp and fp follow from this frame's sp and fp, by the three offsets
-			below */
-	int32_t cfa_offset; /* or index of the first of the CFA's operations */
+	bool simple;		 /* caller's pc, sp and fp follow from sp and fp alone, by three offsets */
+	int32_t cfa_offset;	 /* or index of the first of the CFA's operations */
 	uint16_t cfa_operation_count;
 	uint16_t rule_count;
 	const struct tm_rule *rules; /* for registers that do not have the architecture's default:
 					callee-saved same, sp is the CFA, others undefined */
 	const struct tm_operation *operations;
-	/* For `simple` rows. Their other rules are AT_CFA, SAME or UNDEFINED, so a walk may leave them for
-	 * later. */
+	/* `simple` rows. Their other rules are AT_CFA, SAME or UNDEFINED: a walk may leave them for later. */
 	int32_t return_offset; /* return address saved at CFA + return_offset */
 	int32_t fp_offset;     /* frame pointer saved at CFA + fp_offset; TM_FP_SAME: keeps its value */
 };

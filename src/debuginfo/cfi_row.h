@@ -2,6 +2,8 @@
  * From libdw's view of one frame to a struct tm_row, and the CFI sections that frames are looked up in.
  * Internal to debuginfo: cfi.h caches what is made here. Everything works on ELF virtual addresses.
  *
+ * libdw executes the CFI programs; where its answers are not to be trusted the code says so.
+ *
  * The sections are a stranger's bytes. What does not parse is no CFI, or a row whose expression has no
  * operations and so no value; it is never an error.
  */

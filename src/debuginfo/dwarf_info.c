@@ -25,8 +25,7 @@ struct tm_dwarf_info {
 	struct tm_dwarf_units units;
 };
 
-/* ---- files -----------------------------------------------------------------------------------------------
- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static void close_handle(struct handle *handle)
 {
@@ -93,8 +92,7 @@ void tm_dwarf_info_destroy(struct tm_dwarf_info *info)
 	free(info);
 }
 
-/* ---- functions -------------------------------------------------------------------------------------------
- */
+/* ---- functions ------------------------------------------------------------------------------ */
 
 /* A function and the calls inlined into it that hold an address, outermost first. */
 struct chain {
@@ -165,8 +163,7 @@ static char *function_name(Dwarf_Die *die)
 	return name ? strdup(name) : NULL;
 }
 
-/* ---- lines -----------------------------------------------------------------------------------------------
- */
+/* ---- lines ---------------------------------------------------------------------------------- */
 
 struct place {
 	const char *filename; /* NULL: unknown */
@@ -204,8 +201,7 @@ static struct place place_of_call(struct tm_dwarf_unit *unit, Dwarf_Die *inlined
 	return place;
 }
 
-/* ---- both ------------------------------------------------------------------------------------------------
- */
+/* ---- both ----------------------------------------------------------------------------------- */
 
 /*
  * libdw puts the compilation directory before names in directory 0 only; directories in the line table may be

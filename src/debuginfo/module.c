@@ -2,12 +2,14 @@
 
 #include <assert.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/vector.h"
 #include "debuginfo/elf_image.h"
 #include "debuginfo/mapping_group.h"
 #include "debuginfo/module_file.h"
 #include "debuginfo/module_layout.h"
+#include "model/chunks.h"
 
 /* A module with what only the map knows of it. Modules loaded twice share the file. */
 struct entry {
@@ -23,15 +25,20 @@ struct text {
 
 struct tm_module_map {
 	struct tm_module_source source;
-	struct tm_vector(struct entry *) entries; /* by number */
+	struct tm_chunks entries; /* struct entry *, by number: another thread may read while one more is added */
+	_Atomic uint32_t entry_count;
 	struct tm_vector(struct tm_module_file *) files;
 	struct tm_vector(struct text) texts; /* of all loaded modules, ascending */
 	uint64_t generation;
 	bool changed; /* by this update */
 };
 
-/* ---- life ------------------------------------------------------------------------------------------------
- */
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static struct entry *entry_at(const struct tm_module_map *map, uint32_t number)
+{
+	return *tm_chunks_at(&map->entries, struct entry *, number);
+}
 
 static void destroy_entry(struct entry *entry)
 {
@@ -54,10 +61,10 @@ static char *copy_string(const char *string, bool *failed)
 static struct tm_error *add_entry(struct tm_module_map *map, struct tm_module_file *file, struct entry **out)
 {
 	struct entry *entry = calloc(1, sizeof(*entry));
-	bool failed = !entry || !tm_vector_reserve(&map->entries, map->entries.count + 1);
+	bool failed = !entry || !tm_chunks_reserve(&map->entries, struct entry *, map->entry_count);
 
 	if (!failed) {
-		entry->module.number = (uint32_t)map->entries.count;
+		entry->module.number = map->entry_count;
 		entry->module.path = copy_string(file ? file->path : "", &failed);
 		entry->module.build_id = copy_string(file ? file->build_id : NULL, &failed);
 		entry->module.problem = copy_string(file ? file->problem : NULL, &failed);
@@ -80,7 +87,8 @@ static struct tm_error *add_entry(struct tm_module_map *map, struct tm_module_fi
 		entry->module.image_size = file->image_size;
 		entry->module.image_is_copy = file->image_is_copy;
 	}
-	map->entries.items[map->entries.count++] = entry;
+	*tm_chunks_at(&map->entries, struct entry *, map->entry_count) = entry;
+	map->entry_count++;
 	*out = entry;
 	return NULL;
 }
@@ -107,11 +115,11 @@ void tm_module_map_destroy(struct tm_module_map *map)
 {
 	if (!map)
 		return;
-	for (size_t i = 0; i < map->entries.count; i++)
-		destroy_entry(map->entries.items[i]);
+	for (uint32_t i = 0; i < map->entry_count; i++)
+		destroy_entry(entry_at(map, i));
 	for (size_t i = 0; i < map->files.count; i++)
 		tm_module_file_destroy(map->files.items[i]);
-	tm_vector_deinit(&map->entries);
+	tm_chunks_deinit(&map->entries);
 	tm_vector_deinit(&map->files);
 	tm_vector_deinit(&map->texts);
 	free(map);
@@ -130,22 +138,21 @@ static void unload(struct tm_module_map *map, struct entry *entry)
 
 void tm_module_map_reset(struct tm_module_map *map, const struct tm_module_source *source)
 {
-	for (size_t i = 0; i < map->entries.count; i++) {
-		unload(map, map->entries.items[i]);
-		map->entries.items[i]->module.is_main = false;
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		unload(map, entry_at(map, i));
+		entry_at(map, i)->module.is_main = false;
 	}
 	map->texts.count = 0;
 	map->source = *source;
 	map->generation++;
 }
 
-/* ---- files -----------------------------------------------------------------------------------------------
- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static bool is_in_use(const struct tm_module_map *map, const struct tm_module_file *file)
 {
-	for (size_t i = 0; i < map->entries.count; i++) {
-		if (map->entries.items[i]->file == file && map->entries.items[i]->module.loaded)
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		if (entry_at(map, i)->file == file && entry_at(map, i)->module.loaded)
 			return true;
 	}
 	return false;
@@ -182,8 +189,7 @@ static struct tm_error *file_of_group(struct tm_module_map *map, const struct tm
 	return err;
 }
 
-/* ---- update ----------------------------------------------------------------------------------------------
- */
+/* ---- update --------------------------------------------------------------------------------- */
 
 /* Code of the instance: its executable mappings, and anonymous ones in their place (text moved to huge
  * pages). */
@@ -249,8 +255,8 @@ static struct tm_error *place(struct tm_module_map *map, struct entry *entry,
 static struct entry *find_entry(const struct tm_module_map *map, const struct tm_module_file *file, bool seen,
 				const uint64_t *bias)
 {
-	for (size_t i = 0; i < map->entries.count; i++) {
-		struct entry *entry = map->entries.items[i];
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		struct entry *entry = entry_at(map, i);
 
 		if (entry->file == file && entry->seen == seen &&
 		    (!bias || (entry->module.loaded && entry->module.bias == *bias)))
@@ -330,8 +336,8 @@ static struct tm_error *update_groups(struct tm_module_map *map, const struct tm
 
 static void clear_seen(struct tm_module_map *map)
 {
-	for (size_t i = 0; i < map->entries.count; i++)
-		map->entries.items[i]->seen = false;
+	for (uint32_t i = 0; i < map->entry_count; i++)
+		entry_at(map, i)->seen = false;
 	for (size_t i = 0; i < map->files.count; i++)
 		map->files.items[i]->seen = false;
 }
@@ -340,9 +346,9 @@ static void clear_seen(struct tm_module_map *map)
  */
 static void sweep(struct tm_module_map *map)
 {
-	for (size_t i = 0; i < map->entries.count; i++) {
-		if (!map->entries.items[i]->seen)
-			unload(map, map->entries.items[i]);
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		if (!entry_at(map, i)->seen)
+			unload(map, entry_at(map, i));
 	}
 	for (size_t i = map->files.count; i-- > 0;) {
 		struct tm_module_file *file = map->files.items[i];
@@ -364,8 +370,8 @@ static int compare_texts(const void *a, const void *b)
 static struct tm_error *index_texts(struct tm_module_map *map)
 {
 	map->texts.count = 0;
-	for (size_t i = 0; i < map->entries.count; i++) {
-		struct tm_module *module = &map->entries.items[i]->module;
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		struct tm_module *module = &entry_at(map, i)->module;
 
 		for (size_t j = 0; j < module->text_count; j++) {
 			struct text text = {module->texts[j].start, module->texts[j].end, module};
@@ -397,8 +403,8 @@ static void mark_main(struct tm_module_map *map, const struct tm_mappings *mappi
 {
 	const struct tm_mapping *mapping = first_mapping_of(mappings, main_path);
 
-	for (size_t i = 0; i < map->entries.count; i++) {
-		struct entry *entry = map->entries.items[i];
+	for (uint32_t i = 0; i < map->entry_count; i++) {
+		struct entry *entry = entry_at(map, i);
 		bool is_main = mapping && entry->seen && tm_module_file_is_of(entry->file, mapping);
 
 		map->changed |= entry->module.is_main != is_main;
@@ -424,8 +430,7 @@ struct tm_error *tm_module_map_update(struct tm_module_map *map, const struct tm
 	return err;
 }
 
-/* ---- queries ---------------------------------------------------------------------------------------------
- */
+/* ---- queries -------------------------------------------------------------------------------- */
 
 uint64_t tm_module_map_generation(const struct tm_module_map *map)
 {
@@ -434,13 +439,20 @@ uint64_t tm_module_map_generation(const struct tm_module_map *map)
 
 uint32_t tm_module_map_count(const struct tm_module_map *map)
 {
-	return (uint32_t)map->entries.count;
+	return map->entry_count;
+}
+
+void tm_module_release_pages(const struct tm_module *module)
+{
+	/* A private mapping that nobody wrote to: madvise(2), MADV_DONTNEED drops pages and keeps content. */
+	if (module->image && !module->image_is_copy && module->fd >= 0)
+		madvise((void *)module->image, module->image_size, MADV_DONTNEED);
 }
 
 struct tm_module *tm_module_map_get(const struct tm_module_map *map, uint32_t number)
 {
-	assert(number < map->entries.count);
-	return &map->entries.items[number]->module;
+	assert(number < map->entry_count);
+	return &entry_at(map, number)->module;
 }
 
 struct tm_module *tm_module_map_find(const struct tm_module_map *map, uint64_t pc)

@@ -4,8 +4,8 @@
  * mount namespace are gone. A module number is never reused; an unloaded module stays known, for its frames.
  *
  * Module 0 is "no module": code in anonymous memory (a JIT). Its frames carry absolute addresses.
- * Not thread-safe; struct tm_module's path, build_id, fd and image never change once the module exists, and may be
- * read by another thread.
+ * One thread updates the map. Another may meanwhile count and get modules and read what never changes once a module exists:
+ * number, path, build_id, fd, image, problem.
  */
 #ifndef TM_DEBUGINFO_MODULE_H
 #define TM_DEBUGINFO_MODULE_H
@@ -77,6 +77,10 @@ struct tm_module *tm_module_map_get(const struct tm_module_map *map, uint32_t nu
 
 /* The loaded module that has pc in an executable mapping, or NULL. */
 struct tm_module *tm_module_map_find(const struct tm_module_map *map, uint64_t pc);
+
+/* The pages of the module's file that were looked at may go: what is needed again is read again. Keeps a tracer small that had to
+   search a large symbol table. */
+void tm_module_release_pages(const struct tm_module *module);
 
 /* The program interpreter that the executable asks for (PT_INTERP), or NULL; and DT_SONAME, or NULL.
    Both point into the image. */

@@ -11,7 +11,7 @@
 #include "debuginfo/memory_image.h"
 #include "debuginfo/root_path.h"
 
-/* ---- telling whether a file is the one that is mapped -------------------------------------------------- */
+/* ---- telling whether a file is the one that is mapped --------------------------------------- */
 
 /* Without a build-id: the same inode number, and the same headers. */
 static bool headers_equal(const struct tm_memory *memory, const struct tm_mapping_group *group,
@@ -72,8 +72,7 @@ bool tm_module_file_is_unchanged(const struct tm_module_file *file, const struct
 	return mapped && file->build_id && strcmp(mapped, file->build_id) == 0;
 }
 
-/* ---- ways to the file -----------------------------------------------------------------------------------
- */
+/* ---- ways to the file ----------------------------------------------------------------------- */
 
 static int open_under_target_root(const struct tm_module_source *source, const struct tm_mapping *mapping)
 {
@@ -112,8 +111,7 @@ static const struct way {
 	{open_map_files, false},
 };
 
-/* ---- images ----------------------------------------------------------------------------------------------
- */
+/* ---- images --------------------------------------------------------------------------------- */
 
 static void drop_image(struct tm_module_file *file)
 {

@@ -3,15 +3,13 @@
 #include <elf.h>
 #include <string.h>
 
-#define REGISTERS_MAX TM_REGISTERS_MAX
-
 /* One trampoline: its code, and where the interrupted registers lie from the stack pointer in it. */
 struct trampoline {
 	uint16_t machine;
 	uint8_t size;
 	uint8_t code[TM_SIGRETURN_SIZE_MAX];
 	uint8_t register_count;
-	uint16_t places[REGISTERS_MAX]; /* by DWARF number; 0: not saved */
+	uint16_t places[TM_REGISTERS_MAX]; /* by DWARF number */
 };
 
 /*
@@ -24,25 +22,27 @@ struct trampoline {
 #define UC(n) (40 + 8 * (n))
 #define X(n)  (312 + 8 * (n))
 #define X4(n) X(n), X((n) + 1), X((n) + 2), X((n) + 3)
+/* rax rdx rcx rbx rsi rdi rbp rsp r8..r15 rip */
+#define X86_64_PLACES                                                                                        \
+	{                                                                                                    \
+		UC(13), UC(12), UC(14), UC(11), UC(9), UC(8), UC(10), UC(15), UC(0), UC(1), UC(2), UC(3),    \
+			UC(4), UC(5), UC(6), UC(7), UC(16)                                                   \
+	}
+#define AARCH64_PLACES                                                                                       \
+	{                                                                                                    \
+		X4(0), X4(4), X4(8), X4(12), X4(16), X4(20), X4(24), X4(28), X(32)                           \
+	}
+
+/* clang-format off */
 static const struct trampoline trampolines[] = {
-	{EM_X86_64,
-	 9,
-	 {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, /* mov $15,%rax */ 0x0f, 0x05 /* syscall */},
-	 17,
-	 {UC(13), UC(12), UC(14), UC(11), UC(9), UC(8), UC(10), UC(15), UC(0), UC(1), UC(2), UC(3), UC(4),
-	  UC(5), UC(6), UC(7), UC(16)}},
-	{EM_X86_64,
-	 7,
-	 {0xb8, 0x0f, 0, 0, 0, /* mov $15,%eax */ 0x0f, 0x05 /* syscall */},
-	 17,
-	 {UC(13), UC(12), UC(14), UC(11), UC(9), UC(8), UC(10), UC(15), UC(0), UC(1), UC(2), UC(3), UC(4),
-	  UC(5), UC(6), UC(7), UC(16)}},
-	{EM_AARCH64,
-	 8,
-	 {0x68, 0x11, 0x80, 0xd2, /* mov x8,#139 */ 0x01, 0, 0, 0xd4 /* svc #0 */},
-	 33,
-	 {X4(0), X4(4), X4(8), X4(12), X4(16), X4(20), X4(24), X4(28), X(32)}},
+	/* mov $15,%rax; syscall */
+	{EM_X86_64, 9, {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05}, 17, X86_64_PLACES},
+	/* mov $15,%eax; syscall */
+	{EM_X86_64, 7, {0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05}, 17, X86_64_PLACES},
+	/* mov x8,#139; svc #0 */
+	{EM_AARCH64, 8, {0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4}, 33, AARCH64_PLACES},
 };
+/* clang-format on */
 
 static bool stands_in(const struct trampoline *trampoline, const uint8_t *bytes, size_t size, size_t at,
 		      size_t *start)

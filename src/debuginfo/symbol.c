@@ -8,8 +8,7 @@
 #include "debuginfo/elf_symbols.h"
 #include "debuginfo/module_file.h"
 
-/* ---- functions -------------------------------------------------------------------------------------------
- */
+/* ---- functions ------------------------------------------------------------------------------ */
 
 struct visitor {
 	bool (*visit)(const struct tm_symbol *symbol, void *context);
@@ -141,8 +140,7 @@ bool tm_module_dynamic_entry(const struct tm_module *module, int64_t tag, uint64
 	return tm_module_elf(module, &elf) && tm_elf_dynamic(&elf, tag, &value, vaddr_of_value);
 }
 
-/* ---- relocations -----------------------------------------------------------------------------------------
- */
+/* ---- relocations ---------------------------------------------------------------------------- */
 
 /* The relocations that make a word the address of a function. */
 static const struct relocation_types {

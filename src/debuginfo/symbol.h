@@ -36,9 +36,10 @@ struct tm_error *tm_module_each_got_slot(const struct tm_module *module, const c
    address of struct r_debug into DT_DEBUG's). False if absent. */
 bool tm_module_dynamic_entry(const struct tm_module *module, int64_t tag, uint64_t *vaddr_of_value);
 
-/* The separate debug file of a module: an open descriptor (the caller closes it) or -1. Searched under the target's root, then
-   under ours: /usr/lib/debug/.build-id/xx/rest.debug, then .gnu_debuglink beside the file, in .debug/, in /usr/lib/debug/DIR.
-   Its build-id must be the module's; where either has none, the CRC of the link must be right. *path (may be NULL as argument) is the caller's to free. */
+/* The separate debug file of a module: an open descriptor (the caller closes it) or -1. Searched under the
+   target's root, then under ours: /usr/lib/debug/.build-id/xx/rest.debug, then .gnu_debuglink beside the file, in
+   .debug/, in /usr/lib/debug/DIR. Its build-id must be the module's; where either has none, the CRC of the link
+   must be right. *path (may be NULL as argument) is the caller's to free. */
 int tm_module_open_debug_file(const struct tm_module_map *map, const struct tm_module *module, char **path);
 
 #endif

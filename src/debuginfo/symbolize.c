@@ -78,8 +78,7 @@ void tm_symbolizer_destroy(struct tm_symbolizer *symbolizer)
 	free(symbolizer);
 }
 
-/* ---- one module ------------------------------------------------------------------------------------------
- */
+/* ---- one module ----------------------------------------------------------------------------- */
 
 static bool has_debug_information(const struct tm_elf *elf)
 {
@@ -194,8 +193,7 @@ static char *name_by_symbols(const struct tm_symbolizer *symbolizer, const struc
 	return name ? tm_demangle(name) : NULL;
 }
 
-/* ---- symbolize -------------------------------------------------------------------------------------------
- */
+/* ---- symbolize ------------------------------------------------------------------------------ */
 
 void tm_locations_deinit(struct tm_locations *locations)
 {

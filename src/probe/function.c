@@ -304,6 +304,7 @@ struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *m
 	if (!err)
 		err = arm_found(&search);
 	tm_vector_deinit(&search.symbols);
+	tm_module_release_pages(module);
 	*armed = probe->entries.count - before;
 	return err;
 }

@@ -97,8 +97,7 @@ const char *tm_report_meta(const struct tm_report *report, const char *key);
 struct tm_report_view {
 	const char *snapshot_name;
 	uint64_t time;
-	/* Of the lowest domain: events and peak of the whole trace, with this snapshot's current and blocks.
-	 */
+	/* Of the lowest domain, at the snapshot's moment; `peak` is taken at the end, so its totals are the end's. */
 	struct tm_report_totals totals;
 	const struct tm_snapshot_domain *domains; /* the same for every domain, lowest first */
 	size_t domain_count;

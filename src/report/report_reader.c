@@ -311,17 +311,9 @@ static struct tm_totals column_totals(sqlite3_stmt *row, int column)
 	return totals;
 }
 
-/* Events are the whole trace's: of the last snapshot, which has every domain. What is live is this
-   snapshot's. */
 static const char domains_sql[] =
-	"SELECT last.domain, coalesce(here.current, 0), last.peak, coalesce(here.blocks, 0), "
-	"last.peak_blocks,"
-	" last.allocations, last.allocated, last.frees, last.unknown_frees, last.failed "
-	"FROM snapshot_domain AS last"
-	" LEFT JOIN snapshot_domain AS here ON here.domain = last.domain AND here.snapshot = ? "
-	"WHERE last.snapshot ="
-	" (SELECT id FROM snapshot ORDER BY name = 'end' DESC, time DESC, id DESC LIMIT 1) "
-	"ORDER BY last.domain";
+	"SELECT domain, current, peak, blocks, peak_blocks, allocations, allocated, frees, "
+	"unknown_frees, failed FROM snapshot_domain WHERE snapshot = ? ORDER BY domain";
 
 static struct tm_error *read_domain(struct loaded *loaded, const struct tm_database *database,
 				    sqlite3_stmt *row)

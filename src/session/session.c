@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -308,6 +309,18 @@ static void avoid_memory_killer(void)
 		tm_log_info("cannot lower oom_score_adj: %s", strerror(errno));
 }
 
+/* Every file that the target has mapped is kept open, so that it is still there for names when the target is gone. Not before the
+   fork: a command that we start has its own limits. */
+static void allow_many_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
 /* ---- end ---- */
 
 /* What was seen while the threads came to a stop: a forked child has our breakpoints in a memory of its own. */
@@ -378,8 +391,10 @@ static void release(struct tm_session *session)
 /* From the first byte changed in the target to the last one restored. */
 static struct tm_error *trace(struct tm_session *session)
 {
-	struct tm_error *err = assemble(session), *leave_err;
+	struct tm_error *err, *leave_err;
 
+	allow_many_files();
+	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);
 	session->attach_ns = monotonic_ns() - session->begin_ns;

@@ -59,6 +59,17 @@ static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 		note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
 }
 
+/* waitpid(2) for one task, whatever signals come to this program. */
+static pid_t wait_for(pid_t tid, int *status)
+{
+	pid_t got;
+
+	do {
+		got = waitpid(tid, status, __WALL);
+	} while (got < 0 && errno == EINTR);
+	return got;
+}
+
 /* Lets go of a stopped task of another process, without our breakpoints in its memory. */
 static void release_cleaned(struct tm_ptrace *pt, pid_t tid)
 {
@@ -77,7 +88,7 @@ static void release_unborn(struct tm_ptrace *pt)
 	for (size_t i = 0; pt->expected && tm_map_next(&pt->unpaired, &i, &tid, &half);) {
 		if (half != TM_BIRTH_EXPECTED)
 			continue;
-		if (waitpid((pid_t)tid, &status, __WALL) == (pid_t)tid && WIFSTOPPED(status))
+		if (wait_for((pid_t)tid, &status) == (pid_t)tid && WIFSTOPPED(status))
 			release_cleaned(pt, (pid_t)tid);
 		forget_birth(pt, (pid_t)tid);
 		i = 0;
@@ -303,7 +314,7 @@ static bool halt(struct tm_ptrace *pt, pid_t tid)
 	if (thread->state != TM_THREAD_STOPPED)
 		ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 	while (thread && thread->state != TM_THREAD_STOPPED) {
-		if (waitpid(tid, &status, __WALL) != tid)
+		if (wait_for(tid, &status) != tid)
 			return false;
 		understand(pt, tid, status, MODE_STOP_ALL, &stop);
 		thread = tm_target_thread(&pt->base, tid);
@@ -371,12 +382,9 @@ static void queue(struct tm_ptrace *pt, const struct tm_stop *stop)
 
 bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
 {
-	pid_t tid = thread->tid, got;
+	pid_t tid = thread->tid, got = wait_for(tid, status);
 	struct tm_stop stop;
 
-	do {
-		got = waitpid(tid, status, __WALL);
-	} while (got < 0 && errno == EINTR);
 	if (got == tid && WIFSTOPPED(*status))
 		return true;
 	if (got == tid && thread_ended(pt, tid, *status, &stop) == OUTCOME_REPORT)
