@@ -264,6 +264,21 @@ static struct tm_row *trampoline_row(struct tm_cfi *cfi, struct module_cfi *know
 	return copy ? keep(&known->trampolines, vaddr, copy) : NULL;
 }
 
+/* A thread that is stopped in the system call of a trampoline stands behind its last instruction. Other code
+   may begin there, so this is asked last. */
+static struct tm_row *ended_trampoline_row(struct tm_cfi *cfi, struct module_cfi *known,
+					   const struct tm_module *module, uint64_t vaddr)
+{
+	const struct tm_row *trampoline = trampoline_row(cfi, known, module, vaddr - 1);
+	struct tm_row *row = trampoline && trampoline->end == vaddr ? tm_row_copy(trampoline, 0) : NULL;
+
+	if (row) {
+		row->start = vaddr;
+		row->end = vaddr + 1;
+	}
+	return row;
+}
+
 static struct tm_row *debug_file_row(struct tm_cfi *cfi, struct module_cfi *known,
 				     const struct tm_module *module, uint64_t vaddr)
 {
@@ -289,7 +304,9 @@ static struct tm_row *make_row(struct tm_cfi *cfi, struct module_cfi *known, con
 	}
 	if (known->file)
 		row = tm_cfi_file_row(known->file, cfi->arch, vaddr);
-	return row || !module->image ? row : debug_file_row(cfi, known, module, vaddr);
+	if (!row && module->image)
+		row = debug_file_row(cfi, known, module, vaddr);
+	return row ? row : ended_trampoline_row(cfi, known, module, vaddr);
 }
 
 static struct tm_row *module_row(struct tm_cfi *cfi, const struct tm_module *module, uint64_t vaddr)

@@ -1,6 +1,6 @@
 #include "unwind/expression.h"
 
-#include <dwarf.h>
+#include "unwind/dwarf_op.h"
 
 #define DEPTH_MAX 64
 #define STEPS_MAX 10000 /* branches may loop */
@@ -70,16 +70,16 @@ static bool unary(struct machine *machine, uint8_t atom, uint64_t operand)
 		return false;
 	top = &machine->stack[machine->depth - 1];
 	switch (atom) {
-	case DW_OP_abs:
+	case TM_OP_ABS:
 		*top = (int64_t)*top < 0 ? -*top : *top;
 		return true;
-	case DW_OP_neg:
+	case TM_OP_NEG:
 		*top = -*top;
 		return true;
-	case DW_OP_not:
+	case TM_OP_NOT:
 		*top = ~*top;
 		return true;
-	default: /* DW_OP_plus_uconst */
+	default: /* TM_OP_PLUS_UCONST */
 		*top += operand;
 		return true;
 	}
@@ -117,53 +117,53 @@ static bool binary(struct machine *machine, uint8_t atom)
 	b = machine->stack[--machine->depth];
 	a = &machine->stack[machine->depth - 1];
 	switch (atom) {
-	case DW_OP_and:
+	case TM_OP_AND:
 		*a &= b;
 		return true;
-	case DW_OP_or:
+	case TM_OP_OR:
 		*a |= b;
 		return true;
-	case DW_OP_xor:
+	case TM_OP_XOR:
 		*a ^= b;
 		return true;
-	case DW_OP_plus:
+	case TM_OP_PLUS:
 		*a += b;
 		return true;
-	case DW_OP_minus:
+	case TM_OP_MINUS:
 		*a -= b;
 		return true;
-	case DW_OP_mul:
+	case TM_OP_MUL:
 		*a *= b;
 		return true;
-	case DW_OP_div:
+	case TM_OP_DIV:
 		return divide(a, b);
-	case DW_OP_mod:
+	case TM_OP_MOD:
 		return modulo(a, b);
-	case DW_OP_shl:
+	case TM_OP_SHL:
 		*a = b < 64 ? *a << b : 0;
 		return true;
-	case DW_OP_shr:
+	case TM_OP_SHR:
 		*a = b < 64 ? *a >> b : 0;
 		return true;
-	case DW_OP_shra:
+	case TM_OP_SHRA:
 		*a = shift_arithmetic(*a, b);
 		return true;
-	case DW_OP_eq:
+	case TM_OP_EQ:
 		*a = *a == b;
 		return true;
-	case DW_OP_ne:
+	case TM_OP_NE:
 		*a = *a != b;
 		return true;
-	case DW_OP_lt:
+	case TM_OP_LT:
 		*a = (int64_t)*a < (int64_t)b;
 		return true;
-	case DW_OP_le:
+	case TM_OP_LE:
 		*a = (int64_t)*a <= (int64_t)b;
 		return true;
-	case DW_OP_gt:
+	case TM_OP_GT:
 		*a = (int64_t)*a > (int64_t)b;
 		return true;
-	case DW_OP_ge:
+	case TM_OP_GE:
 		*a = (int64_t)*a >= (int64_t)b;
 		return true;
 	default:
@@ -177,47 +177,47 @@ static bool execute(struct machine *machine, const struct tm_operation *operatio
 	uint8_t atom = operation->atom;
 
 	switch (atom) {
-	case DW_OP_lit0 ... DW_OP_lit31:
-		return push(machine, atom - DW_OP_lit0);
-	case DW_OP_breg0 ... DW_OP_breg31:
-		return push_register(machine, atom - DW_OP_breg0, operation->number);
-	case DW_OP_bregx:
+	case TM_OP_LIT0 ... TM_OP_LIT31:
+		return push(machine, atom - TM_OP_LIT0);
+	case TM_OP_BREG0 ... TM_OP_BREG31:
+		return push_register(machine, atom - TM_OP_BREG0, operation->number);
+	case TM_OP_BREGX:
 		return push_register(machine, operation->number, operation->number2);
-	case DW_OP_const1u:
-	case DW_OP_const1s:
-	case DW_OP_const2u:
-	case DW_OP_const2s:
-	case DW_OP_const4u:
-	case DW_OP_const4s:
-	case DW_OP_const8u:
-	case DW_OP_const8s:
-	case DW_OP_constu:
-	case DW_OP_consts:
+	case TM_OP_CONST1U:
+	case TM_OP_CONST1S:
+	case TM_OP_CONST2U:
+	case TM_OP_CONST2S:
+	case TM_OP_CONST4U:
+	case TM_OP_CONST4S:
+	case TM_OP_CONST8U:
+	case TM_OP_CONST8S:
+	case TM_OP_CONSTU:
+	case TM_OP_CONSTS:
 		return push(machine, operation->number);
-	case DW_OP_call_frame_cfa:
+	case TM_OP_CALL_FRAME_CFA:
 		return machine->frame->has_cfa && push(machine, machine->frame->cfa);
-	case DW_OP_dup:
+	case TM_OP_DUP:
 		return pick(machine, 0);
-	case DW_OP_over:
+	case TM_OP_OVER:
 		return pick(machine, 1);
-	case DW_OP_pick:
+	case TM_OP_PICK:
 		return pick(machine, operation->number);
-	case DW_OP_drop:
+	case TM_OP_DROP:
 		return machine->depth && machine->depth--;
-	case DW_OP_swap:
+	case TM_OP_SWAP:
 		return rotate(machine, 2);
-	case DW_OP_rot:
+	case TM_OP_ROT:
 		return rotate(machine, 3);
-	case DW_OP_deref:
+	case TM_OP_DEREF:
 		return dereference(machine, 8);
-	case DW_OP_deref_size:
+	case TM_OP_DEREF_SIZE:
 		return dereference(machine, operation->number);
-	case DW_OP_abs:
-	case DW_OP_neg:
-	case DW_OP_not:
-	case DW_OP_plus_uconst:
+	case TM_OP_ABS:
+	case TM_OP_NEG:
+	case TM_OP_NOT:
+	case TM_OP_PLUS_UCONST:
 		return unary(machine, atom, operation->number);
-	case DW_OP_nop:
+	case TM_OP_NOP:
 		return true;
 	default:
 		return binary(machine, atom);
@@ -227,9 +227,9 @@ static bool execute(struct machine *machine, const struct tm_operation *operatio
 /* Where to go on behind operation `at`, which is a branch. */
 static bool branch(struct machine *machine, const struct tm_operation *operations, size_t *at)
 {
-	bool taken = operations[*at].atom == DW_OP_skip;
+	bool taken = operations[*at].atom == TM_OP_SKIP;
 
-	if (operations[*at].atom == DW_OP_bra) {
+	if (operations[*at].atom == TM_OP_BRA) {
 		if (!machine->depth)
 			return false;
 		taken = machine->stack[--machine->depth] != 0;
@@ -247,7 +247,7 @@ static bool run(struct machine *machine, const struct tm_operation *operations, 
 
 		if (steps == STEPS_MAX)
 			return false;
-		if (atom == DW_OP_bra || atom == DW_OP_skip) {
+		if (atom == TM_OP_BRA || atom == TM_OP_SKIP) {
 			if (!branch(machine, operations, &at))
 				return false;
 		} else if (!execute(machine, &operations[at++])) {

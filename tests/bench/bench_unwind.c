@@ -12,6 +12,11 @@
 #include "unwind/unwind.h"
 
 #define GOAL_NS 100.0
+#if defined(__clang__)
+#define OWN_FRAME __attribute__((noinline))
+#else
+#define OWN_FRAME __attribute__((noinline, noclone))
+#endif
 
 static double now_ns(void)
 {
@@ -70,9 +75,9 @@ static void measure(struct run *run)
 }
 
 /* Three kinds of frames in turn: none saved, callee-saved registers, frame pointer. */
-static __attribute__((noinline, noclone)) int plain(struct run *run, int depth);
+static OWN_FRAME int plain(struct run *run, int depth);
 
-static __attribute__((noinline, noclone)) int saving(struct run *run, int depth)
+static OWN_FRAME int saving(struct run *run, int depth)
 {
 	int a = depth * 3, b = depth ^ 5, c = depth + 7;
 
@@ -80,7 +85,7 @@ static __attribute__((noinline, noclone)) int saving(struct run *run, int depth)
 	return plain(run, depth - 1) + a + b + c;
 }
 
-static __attribute__((noinline, noclone)) int with_alloca(struct run *run, int depth)
+static OWN_FRAME int with_alloca(struct run *run, int depth)
 {
 	volatile char *room = __builtin_alloca((size_t)(depth & 31) + 16);
 
@@ -88,7 +93,7 @@ static __attribute__((noinline, noclone)) int with_alloca(struct run *run, int d
 	return saving(run, depth - 1) + room[0];
 }
 
-static __attribute__((noinline, noclone)) int plain(struct run *run, int depth)
+static OWN_FRAME int plain(struct run *run, int depth)
 {
 	if (depth <= 0) {
 		measure(run);

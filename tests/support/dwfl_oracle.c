@@ -39,7 +39,8 @@ static int add_frame(Dwfl_Frame *state, void *context)
 	Dwarf_Addr pc;
 	bool exact;
 
-	if (!dwfl_frame_pc(state, &pc, &exact))
+	/* Where there is no CFI libdwfl follows the frame pointer, whatever it is, to whatever it finds. */
+	if (!dwfl_frame_pc(state, &pc, &exact) || pc == 0)
 		return DWARF_CB_ABORT;
 	if (!tm_vector_push(&oracle->frames, (struct tm_oracle_frame){pc, exact}))
 		abort();

@@ -333,6 +333,8 @@ static void map_at(struct world *world, uint64_t first, uint64_t second)
 	must(tm_module_map_update(world->map, &mappings, NULL));
 }
 
+#define TRAMPOLINE 160 /* offset of one in the code, without CFI */
+
 static void world_open(struct world *world)
 {
 	static struct tm_cfi_image image;
@@ -342,11 +344,13 @@ static void world_open(struct world *world)
 		DW_CFA_advance_loc | 16, DW_CFA_def_cfa_offset, 24, DW_CFA_remember_state,
 		DW_CFA_advance_loc | 8,	 DW_CFA_def_cfa_offset, 8,  DW_CFA_advance_loc | 8,
 		DW_CFA_restore_state};
+	static const uint8_t trampoline[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
 	int fd;
 
 	memset(world, 0, sizeof(*world));
 	world->image = &image;
-	tm_cfi_image_init(&image, EM_X86_64, 128);
+	tm_cfi_image_init(&image, EM_X86_64, 256);
+	memcpy(image.code + TRAMPOLINE, trampoline, sizeof(trampoline));
 	tm_cfi_image_add(&image, false, TEXT, 64, program, sizeof(program));
 	tm_cfi_image_finish(&image);
 	strcpy(world->path, "/tmp/test_cfi.XXXXXX");
@@ -400,6 +404,21 @@ Test(cfi, one_row_serves_all_pcs_of_its_range)
 		cr_expect(eq(ptr, (void *)tm_cfi_find(world.cfi, BASE + TEXT + offset).row, (void *)row));
 	cr_expect(eq(u64, row->start, TEXT));
 	cr_expect(eq(u64, row->end, TEXT + 16));
+	world_close(&world);
+}
+
+Test(cfi, trampoline_without_cfi_has_a_row_from_the_byte_before_it_to_the_one_behind_it)
+{
+	struct world world;
+
+	world_open(&world);
+	map_at(&world, BASE, 0);
+	for (int offset = TRAMPOLINE + 12; offset >= TRAMPOLINE - 4; offset--) {
+		const struct tm_row *row = tm_cfi_find(world.cfi, BASE + TEXT + (uint64_t)offset).row;
+		bool inside = offset >= TRAMPOLINE - 1 && offset <= TRAMPOLINE + 9;
+
+		cr_expect(eq(int, row && row->is_signal, inside), "offset %d", offset);
+	}
 	world_close(&world);
 }
 

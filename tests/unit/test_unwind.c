@@ -7,6 +7,7 @@
 #include <dwarf.h>
 #include <stdarg.h>
 
+#include "unwind/dwarf_op.h"
 #include "unwind/expression.h"
 #include "unwind/unwind.h"
 
@@ -731,3 +732,53 @@ Test(expression, memory_that_cannot_be_read_is_told_from_a_bad_expression)
 	cr_expect(not(tm_expression_evaluate(&frame, load, 2, &value, &unread)));
 	cr_expect(unread);
 }
+
+/* Our numbers are those of <dwarf.h>. */
+_Static_assert((int)TM_OP_DEREF == DW_OP_deref, "");
+_Static_assert((int)TM_OP_CONST1U == DW_OP_const1u, "");
+_Static_assert((int)TM_OP_CONST1S == DW_OP_const1s, "");
+_Static_assert((int)TM_OP_CONST2U == DW_OP_const2u, "");
+_Static_assert((int)TM_OP_CONST2S == DW_OP_const2s, "");
+_Static_assert((int)TM_OP_CONST4U == DW_OP_const4u, "");
+_Static_assert((int)TM_OP_CONST4S == DW_OP_const4s, "");
+_Static_assert((int)TM_OP_CONST8U == DW_OP_const8u, "");
+_Static_assert((int)TM_OP_CONST8S == DW_OP_const8s, "");
+_Static_assert((int)TM_OP_CONSTU == DW_OP_constu, "");
+_Static_assert((int)TM_OP_CONSTS == DW_OP_consts, "");
+_Static_assert((int)TM_OP_DUP == DW_OP_dup, "");
+_Static_assert((int)TM_OP_DROP == DW_OP_drop, "");
+_Static_assert((int)TM_OP_OVER == DW_OP_over, "");
+_Static_assert((int)TM_OP_PICK == DW_OP_pick, "");
+_Static_assert((int)TM_OP_SWAP == DW_OP_swap, "");
+_Static_assert((int)TM_OP_ROT == DW_OP_rot, "");
+_Static_assert((int)TM_OP_ABS == DW_OP_abs, "");
+_Static_assert((int)TM_OP_AND == DW_OP_and, "");
+_Static_assert((int)TM_OP_DIV == DW_OP_div, "");
+_Static_assert((int)TM_OP_MINUS == DW_OP_minus, "");
+_Static_assert((int)TM_OP_MOD == DW_OP_mod, "");
+_Static_assert((int)TM_OP_MUL == DW_OP_mul, "");
+_Static_assert((int)TM_OP_NEG == DW_OP_neg, "");
+_Static_assert((int)TM_OP_NOT == DW_OP_not, "");
+_Static_assert((int)TM_OP_OR == DW_OP_or, "");
+_Static_assert((int)TM_OP_PLUS == DW_OP_plus, "");
+_Static_assert((int)TM_OP_PLUS_UCONST == DW_OP_plus_uconst, "");
+_Static_assert((int)TM_OP_SHL == DW_OP_shl, "");
+_Static_assert((int)TM_OP_SHR == DW_OP_shr, "");
+_Static_assert((int)TM_OP_SHRA == DW_OP_shra, "");
+_Static_assert((int)TM_OP_XOR == DW_OP_xor, "");
+_Static_assert((int)TM_OP_BRA == DW_OP_bra, "");
+_Static_assert((int)TM_OP_EQ == DW_OP_eq, "");
+_Static_assert((int)TM_OP_GE == DW_OP_ge, "");
+_Static_assert((int)TM_OP_GT == DW_OP_gt, "");
+_Static_assert((int)TM_OP_LE == DW_OP_le, "");
+_Static_assert((int)TM_OP_LT == DW_OP_lt, "");
+_Static_assert((int)TM_OP_NE == DW_OP_ne, "");
+_Static_assert((int)TM_OP_SKIP == DW_OP_skip, "");
+_Static_assert((int)TM_OP_LIT0 == DW_OP_lit0, "");
+_Static_assert((int)TM_OP_LIT31 == DW_OP_lit31, "");
+_Static_assert((int)TM_OP_BREG0 == DW_OP_breg0, "");
+_Static_assert((int)TM_OP_BREG31 == DW_OP_breg31, "");
+_Static_assert((int)TM_OP_BREGX == DW_OP_bregx, "");
+_Static_assert((int)TM_OP_DEREF_SIZE == DW_OP_deref_size, "");
+_Static_assert((int)TM_OP_NOP == DW_OP_nop, "");
+_Static_assert((int)TM_OP_CALL_FRAME_CFA == DW_OP_call_frame_cfa, "");

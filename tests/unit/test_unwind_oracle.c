@@ -93,7 +93,7 @@ static bool walks_agree(struct comparison *c)
 	if (c->walk.count == c->oracle.frames.count)
 		return complete || c->oracle.failed;
 	c->longer++;
-	return complete && last == c->outermost;
+	return complete && (c->oracle.failed || last == c->outermost);
 }
 
 static void print_frame(const struct comparison *c, uint64_t pc)
