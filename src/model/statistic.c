@@ -33,12 +33,15 @@ static int compare_line(const struct tm_named_frame *a, const struct tm_named_fr
 }
 
 /* tracemalloc's frame is (filename, lineno). Where there is no line, functions of a module are told apart by
- * name. */
+   name, and code that has no name either by its place. */
 static int compare_place(const struct tm_named_frame *a, const struct tm_named_frame *b)
 {
 	int order = compare_line(a, b);
 
-	return order || a->lineno ? order : compare_strings(a->function, b->function);
+	if (order || a->lineno)
+		return order;
+	order = compare_strings(a->function, b->function);
+	return order || a->function ? order : (a->offset > b->offset) - (a->offset < b->offset);
 }
 
 static int compare_function(const struct tm_named_frame *a, const struct tm_named_frame *b)

@@ -76,7 +76,7 @@ struct tm_statistics {
  * - filename: that, and lineno 0
  * - function: (filename, function), and lineno 0
  * - module: its path, as filename too, and lineno 0
- * - traceback: (filename, lineno) of each frame, and the function where lineno is 0; the first trace's frames
+ * - traceback: (filename, lineno) of each frame, and where lineno is 0 the function, or the offset if it has none; the first trace's frames
  * - thread: tid; no frame
  */
 struct tm_error *tm_statistics_compute(const struct tm_trace *traces, size_t trace_count,

@@ -375,6 +375,7 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 		free(call);
 		return tm_error_out_of_memory();
 	}
+	state->last_free.address = 0; /* what is freed from now on is freed by another call */
 	call->row = row;
 	call->function = function->address;
 	call->may_tail_jump = function->may_tail_jump;

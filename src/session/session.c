@@ -268,6 +268,8 @@ static struct tm_error *assemble(struct tm_session *session)
 	if (err)
 		return err;
 	session->target->breakpoints = session->breakpoints;
+	session->walk.original_pc = tm_stacks_original_pc;
+	session->walk.original_pc_context = session;
 	const struct tm_probe_config config = {
 		.target = session->target,
 		.breakpoints = session->breakpoints,

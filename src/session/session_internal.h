@@ -90,6 +90,7 @@ void tm_follow_close(struct tm_session *session);
 /* stacks.c */
 struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture,
 				     uint32_t *traceback);
+uint64_t tm_stacks_original_pc(void *session, uint64_t pc);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
 
 /* events.c */

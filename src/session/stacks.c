@@ -49,6 +49,13 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
 }
 
+uint64_t tm_stacks_original_pc(void *context, uint64_t pc)
+{
+	const struct tm_session *session = context;
+
+	return tm_breakpoints_original_pc(session->breakpoints, pc);
+}
+
 /* Is there a signal frame between the thread's present frame and the one whose CFA is given? The thread stands at a function's entry. */
 bool tm_stacks_in_signal_handler(void *context, struct tm_thread *thread, uint64_t cfa)
 {

@@ -252,24 +252,37 @@ struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, 
 	return NULL;
 }
 
-/* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has none (a return address
-   already pushed) it is stepped until it has left. */
+uint64_t tm_breakpoints_original_pc(const struct tm_breakpoints *breakpoints, uint64_t pc)
+{
+	const struct tm_breakpoint *breakpoint;
+	uint64_t original, code;
+
+	if (!breakpoints->pads || !tm_pads_origin(breakpoints->pads, pc, &original, &code))
+		return 0;
+	if (pc == code)
+		return original; /* also in a pad that an earlier trace left */
+	breakpoint = tm_breakpoint_find(breakpoints, original);
+	for (size_t i = 0; breakpoint && breakpoint->pad == code && i < breakpoint->relocated.point_count; i++)
+		if (breakpoint->relocated.points[i].pad_offset == pc - code)
+			return breakpoint->relocated.points[i].original_pc;
+	return 0;
+}
+
+/* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has none it is stepped
+   until it has left. */
 static struct tm_error *leave_pad(struct tm_breakpoints *breakpoints, struct tm_thread *thread)
 {
 	struct tm_target *target = breakpoints->target;
 	struct tm_error *err = tm_target_fetch_regs(target, thread);
-	uint64_t original, code, pc;
 
 	for (int steps = 0; !err && steps < PAD_STEPS_MAX; steps++) {
-		const struct tm_breakpoint *breakpoint;
+		uint64_t pc = thread->regs.value[target->arch->pc], original;
 
-		pc = thread->regs.value[target->arch->pc];
-		if (!tm_pads_origin(breakpoints->pads, pc, &original, &code))
+		if (!tm_pads_contain(breakpoints->pads, pc))
 			return NULL;
-		breakpoint = tm_breakpoint_find(breakpoints, original);
-		for (size_t i = 0; breakpoint && breakpoint->pad == code && i < breakpoint->relocated.point_count; i++)
-			if (breakpoint->relocated.points[i].pad_offset == pc - code && breakpoint->relocated.points[i].original_pc)
-				return tm_target_store_pc(target, thread, breakpoint->relocated.points[i].original_pc);
+		original = tm_breakpoints_original_pc(breakpoints, pc);
+		if (original)
+			return tm_target_store_pc(target, thread, original);
 		err = tm_target_step(target, thread);
 		thread->regs_valid = false;
 		if (!err)

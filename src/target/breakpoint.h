@@ -41,6 +41,10 @@ size_t tm_breakpoints_count_in_place(const struct tm_breakpoints *breakpoints); 
    that stands anywhere else. */
 struct tm_error *tm_breakpoint_resume(struct tm_breakpoints *breakpoints, struct tm_thread *thread);
 
+/* The pc of the program that a pc in a pad stands for; 0: it lies in no pad, or the state there has none (a return address
+   already pushed). */
+uint64_t tm_breakpoints_original_pc(const struct tm_breakpoints *breakpoints, uint64_t pc);
+
 /* Code in [start, end) was unmapped: its breakpoints are forgotten, nothing is written. */
 void tm_breakpoints_forget(struct tm_breakpoints *breakpoints, uint64_t start, uint64_t end);
 void tm_breakpoints_forget_all(struct tm_breakpoints *breakpoints); /* exec */

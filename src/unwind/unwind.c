@@ -42,6 +42,22 @@ static inline struct tm_walk_frame *newest(const struct walker *walker)
 	return &walker->walk->frames[walker->walk->count - 1];
 }
 
+/* The module and row of a pc. One that was interrupted in a pad stands where the pad's instruction came from; calls leave a pad
+   with the original return address. */
+static inline struct tm_cfi_hit find(struct walker *walker, uint64_t *pc, bool exact)
+{
+	struct tm_cfi_hit hit = tm_cfi_find(walker->cfi, exact ? *pc : *pc - 1);
+	uint64_t original;
+
+	if (__builtin_expect(hit.module || hit.row || !exact || !walker->walk->original_pc, 1))
+		return hit;
+	original = walker->walk->original_pc(walker->walk->original_pc_context, *pc);
+	if (!original)
+		return hit;
+	*pc = original;
+	return tm_cfi_find(walker->cfi, original);
+}
+
 /* Adds the frame that executes at pc. `exact`: pc is not behind a call. False ends the walk. */
 static inline bool enter(struct walker *walker, uint64_t pc, bool exact)
 {
@@ -55,7 +71,7 @@ static inline bool enter(struct walker *walker, uint64_t pc, bool exact)
 	if (walk->count == walk->capacity &&
 	    !tm_vector_grow((void **)&walk->frames, &walk->capacity, walk->count + 1, sizeof(*walk->frames)))
 		return end(walker, TM_CUT_MEMORY);
-	hit = tm_cfi_find(walker->cfi, exact ? pc : pc - 1);
+	hit = find(walker, &pc, exact);
 	walk->frames[walk->count++] = (struct tm_walk_frame){
 		.pc = pc,
 		.lookup = exact ? pc : pc - 1,
@@ -118,10 +134,8 @@ static void settle(struct walker *walker)
 
 /* ---- frames without CFI ---- */
 
-/*
- * Reads the frame record (caller's frame pointer, return address) at fp and tells whether it may be one:
- * aligned as both ABIs keep the stack, near, and chained upwards.
- */
+/* Reads the frame record (caller's frame pointer, return address) at fp and tells whether it may be one: aligned as
+   both ABIs keep the stack, and near. */
 static bool read_record(struct walker *walker, uint64_t lowest, uint64_t fp, uint64_t *next_fp, uint64_t *pc)
 {
 	uint64_t return_address;
@@ -132,7 +146,7 @@ static bool read_record(struct walker *walker, uint64_t lowest, uint64_t fp, uin
 	    !tm_window_word(&walker->window, fp + 8, &return_address))
 		return false;
 	*pc = tm_arch_strip(walker->arch, walker->pac_mask, return_address);
-	return *pc != 0 && (*next_fp == 0 || *next_fp > fp);
+	return *pc != 0;
 }
 
 static bool is_known_code(struct walker *walker, uint64_t pc)
@@ -144,8 +158,9 @@ static bool is_known_code(struct walker *walker, uint64_t pc)
 
 /*
  * Whether the chain of records from fp on is one. In code that uses the register for something else it points
- * anywhere; but code in anonymous memory (a JIT) is called from a module in the end, so a chain is believed
- * if it returns into one.
+ * anywhere; but code in anonymous memory (a JIT) is called from a module in the end, so a chain that leads
+ * upwards is believed if it returns into one. What that record has as the caller's frame pointer may be any
+ * number: the module need not use the register as such.
  */
 static bool is_believable(struct walker *walker, uint64_t fp)
 {
@@ -158,7 +173,7 @@ static bool is_believable(struct walker *walker, uint64_t fp)
 			walker->believed = fp;
 			return true;
 		}
-		lowest = fp + 1;
+		lowest = fp + 16;
 		fp = next_fp;
 	}
 	return false;

@@ -33,6 +33,10 @@ struct tm_walk {
 				   next capture */
 	size_t fp_frames;	/* frames passed by the frame pointer for want of CFI */
 	struct tm_window_pages *pages; /* storage for stack bytes outside the window; the walk's */
+	/* Set by the caller, NULL if there is none: the pc of the program that a pc in code of ours stands for (a pad, where a
+	   signal interrupted the thread); 0: it stands for none. */
+	uint64_t (*original_pc)(void *context, uint64_t pc);
+	void *original_pc_context;
 };
 
 /* A walk that is all zero is ready for use, and used again and again. Walks to the outermost frame, at most

@@ -387,11 +387,12 @@ static void make_traces(struct random_traces *random)
 					    "b.pyc", "z.py",	"\xc3\xa9.py", "a"};
 
 	for (size_t i = 0; i < FRAMES; i++) {
-		random->frames[i] =
-			(struct tm_named_frame){.filename = files[choose(random, TM_ARRAY_SIZE(files))],
-						.lineno = choose(random, 4),
-						.module = "m",
-						.offset = i};
+		random->frames[i] = (struct tm_named_frame){
+			.filename = files[choose(random, TM_ARRAY_SIZE(files))],
+			.lineno = choose(random, 4),
+			.function = "f", /* code without names is told apart by place */
+			.module = "m",
+			.offset = i};
 	}
 	for (size_t i = 0; i < TRACES; i++) {
 		struct tm_trace *trace = &random->traces[i];
