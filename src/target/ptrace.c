@@ -209,6 +209,8 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 {
 	int signal = thread->signal;
 	struct tm_error *err;
+	cpu_set_t own;
+	bool steered;
 
 	if (thread->state != TM_THREAD_STOPPED)
 		return NULL;
@@ -224,7 +226,11 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 	}
 	if (signal)
 		thread->signal_count++;
-	return restart(thread, PTRACE_CONT, signal);
+	steered = tm_ptrace_steer(tm_ptrace_of(target), thread, &own);
+	err = restart(thread, PTRACE_CONT, signal);
+	if (steered)
+		tm_ptrace_unsteer(thread, &own);
+	return err;
 }
 
 /* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is kept for later. */
@@ -493,31 +499,6 @@ static struct tm_error *release_child(struct tm_target *target, pid_t child)
 	if (ptrace(PTRACE_DETACH, child, NULL, NULL) < 0 && errno != ESRCH)
 		return tm_error_errno(errno, "cannot let go of the child process %d", child);
 	return NULL;
-}
-
-void tm_ptrace_follow_cpu(struct tm_target *target, const struct tm_thread *thread, uint64_t now_ns)
-{
-	struct tm_ptrace *pt = tm_ptrace_of(target);
-	cpu_set_t set;
-	int cpu;
-
-	if (now_ns - pt->last_follow_ns < 10000000)
-		return;
-	pt->last_follow_ns = now_ns;
-	cpu = tm_procfs_cpu(thread->tgid, thread->tid);
-	if (cpu < 0 || cpu == pt->cpu || !CPU_ISSET(cpu, &pt->original_affinity))
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set) == 0)
-		pt->cpu = cpu;
-}
-
-void tm_ptrace_unbind_cpu(struct tm_ptrace *pt)
-{
-	if (pt->cpu >= 0)
-		sched_setaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
-	pt->cpu = -1;
 }
 
 const struct tm_target_ops tm_ptrace_ops = {

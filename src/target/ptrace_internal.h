@@ -19,6 +19,7 @@ enum {
 	THREAD_IN_VFORK = 16,  /* the same, but it ends only with its child */
 	THREAD_PC_AHEAD = 32,  /* the kernel's pc is still behind the breakpoint instruction, thread->regs has its address: setting it
 				  back is left to whoever resumes the thread, who sets the pc anyway */
+	THREAD_PASSED_OVER = 64, /* it was let out of a group stop, which has to be asked for again at its next stop */
 };
 
 struct tm_ptrace {
@@ -31,9 +32,12 @@ struct tm_ptrace {
 	size_t expected;                         /* how many TM_BIRTH_EXPECTED */
 	uint64_t syscall_insn;                   /* address of a system call instruction; 0: not looked for yet */
 	uint64_t syscall_image;                  /* the image in which it was found */
-	uint64_t last_follow_ns;
+	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
+	pid_t streak_tid;                        /* whose stops the last `streak` ones were */
+	unsigned streak;
 	int cpu;                                 /* where this thread is bound; -1: nowhere */
-	cpu_set_t original_affinity;
+	cpu_set_t original_affinity;             /* of this thread */
+	cpu_set_t steered_affinity;              /* of the thread that was steered last: its own */
 	bool attached;
 };
 
@@ -60,6 +64,12 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt);
 bool tm_ptrace_trap_is_breakpoint(pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
 
+
+/* ptrace_cpu.c */
+/* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must be put back at once. */
+bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_set_t *own);
+void tm_ptrace_widen_new_task(struct tm_ptrace *pt, pid_t tid);
+void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own);
 void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu */
 
 /* ptrace_wait.c */

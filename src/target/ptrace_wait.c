@@ -121,6 +121,7 @@ static enum outcome task_born(struct tm_ptrace *pt, pid_t tid, int status, struc
 	uint64_t tgid = (uint64_t)tid;
 
 	note_birth(pt, tid, TM_BIRTH_EARLY);
+	tm_ptrace_widen_new_task(pt, tid);
 	tm_procfs_status_number(tid, tid, "Tgid", 10, &tgid);
 	if ((pid_t)tgid != pt->base.pid && !tm_procfs_same_memory(pt->base.pid, tid)) {
 		tm_vector_push(&pt->children, tid);
@@ -257,7 +258,8 @@ static void event_stop(struct tm_ptrace *pt, struct tm_thread *thread, int signa
 	if (tm_ptrace_is_stop_signal(signal))
 		thread->backend |= THREAD_GROUP_STOP;
 	if (mode == MODE_STOP_ALL && has_pending_trap(pt, thread)) {
-		thread->backend &= ~(uint64_t)THREAD_GROUP_STOP;
+		if (thread->backend & THREAD_GROUP_STOP)
+			thread->backend ^= THREAD_GROUP_STOP | THREAD_PASSED_OVER;
 		tm_error_destroy(tm_ptrace_resume(&pt->base, thread));
 	}
 }
@@ -270,8 +272,10 @@ static enum outcome thread_stopped(struct tm_ptrace *pt, struct tm_thread *threa
 
 	thread->state = TM_THREAD_STOPPED;
 	thread->regs_valid = false;
+	if ((thread->backend & THREAD_PASSED_OVER) && event != PTRACE_EVENT_STOP)
+		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
 	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL | THREAD_IN_VFORK |
-				      THREAD_PC_AHEAD);
+				      THREAD_PC_AHEAD | THREAD_PASSED_OVER);
 	if (event == PTRACE_EVENT_EXEC)
 		return image_replaced(pt, thread, thread->tid, stop);
 	if (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK)

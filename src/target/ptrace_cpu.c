@@ -1,0 +1,91 @@
+/*
+ * On which CPU the two run. A stop hands the CPU from the target to us and back; on one CPU that costs 3-4
+ * us, between two of which one is idle 15-100 us (a virtual machine's idle CPU has to be kicked awake each
+ * time). The scheduler tends to the latter: whoever is woken goes to an idle CPU. So this thread binds itself
+ * to the target's CPU; and where the target is seen to run away from there all the same, its wake-ups are
+ * steered: its affinity is narrowed to our CPU for the few microseconds of the resume, and put back before we
+ * sleep, which is when it begins to run.
+ *
+ * Only a target of which one thread alone meets breakpoints is steered: several share the CPUs better without
+ * us.
+ */
+#include "target/procfs.h"
+#include "target/ptrace.h"
+#include "target/ptrace_internal.h"
+
+#define FOLLOW_NS  (10 * 1000000ull)   /* looking up a thread's CPU costs as much as two stops */
+#define STEER_NS   (2000 * 1000000ull) /* then the scheduler gets another chance to do without */
+#define STREAK_MIN 64		       /* stops of one thread in a row */
+
+static bool bind_to(struct tm_ptrace *pt, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set) < 0)
+		return false;
+	pt->cpu = cpu;
+	return true;
+}
+
+void tm_ptrace_follow_cpu(struct tm_target *target, const struct tm_thread *thread, uint64_t now_ns)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	int cpu;
+
+	pt->streak = thread->tid == pt->streak_tid ? pt->streak + 1 : 0;
+	pt->streak_tid = thread->tid;
+	if (pt->streak < STREAK_MIN)
+		pt->steer_until_ns = 0;
+	if (now_ns - pt->last_follow_ns < FOLLOW_NS)
+		return;
+	pt->last_follow_ns = now_ns;
+	if (pt->steer_until_ns && now_ns > pt->steer_until_ns)
+		pt->steer_until_ns = 0;
+	cpu = tm_procfs_cpu(thread->tgid, thread->tid);
+	if (cpu < 0 || cpu == pt->cpu || !CPU_ISSET(cpu, &pt->original_affinity))
+		return;
+	if (pt->cpu >= 0 && pt->streak >= STREAK_MIN)
+		pt->steer_until_ns = now_ns + STEER_NS;
+	bind_to(pt, cpu);
+}
+
+/* The mask is read anew each time: the thread may have set it itself since the last stop. */
+bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_set_t *own)
+{
+	cpu_set_t here;
+
+	if (!pt->steer_until_ns || thread->tid != pt->streak_tid)
+		return false;
+	if (sched_getaffinity(thread->tid, sizeof(*own), own) < 0 || !CPU_ISSET(pt->cpu, own) ||
+	    CPU_COUNT(own) == 1)
+		return false;
+	pt->steered_affinity = *own;
+	CPU_ZERO(&here);
+	CPU_SET(pt->cpu, &here);
+	return sched_setaffinity(thread->tid, sizeof(here), &here) == 0;
+}
+
+/* A task that was created in the moment in which its creator was steered has inherited the narrow mask. */
+void tm_ptrace_widen_new_task(struct tm_ptrace *pt, pid_t tid)
+{
+	cpu_set_t present;
+
+	if (!pt->steer_until_ns || sched_getaffinity(tid, sizeof(present), &present) < 0)
+		return;
+	if (CPU_COUNT(&present) == 1 && CPU_ISSET(pt->cpu, &present))
+		sched_setaffinity(tid, sizeof(pt->steered_affinity), &pt->steered_affinity);
+}
+
+void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own)
+{
+	sched_setaffinity(thread->tid, sizeof(*own), own);
+}
+
+void tm_ptrace_unbind_cpu(struct tm_ptrace *pt)
+{
+	if (pt->cpu >= 0)
+		sched_setaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
+	pt->cpu = -1;
+}
