@@ -5,7 +5,7 @@
  *
  * Per thread at most one call is pending, the outermost, and one more for each level of signal handlers that interrupted one. It is our return only if the stack pointer matches
  * the call's CFA. A pending call that was left by longjmp, an exception or cancellation is noticed at the thread's next call from a
- * shallower frame and dropped.
+ * shallower frame, or (x86-64) at any next call once its return address has been overwritten on the stack, and dropped.
  */
 #ifndef TM_PROBE_BREAKPOINT_PROBE_H
 #define TM_PROBE_BREAKPOINT_PROBE_H

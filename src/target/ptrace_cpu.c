@@ -61,21 +61,22 @@ bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_s
 	if (sched_getaffinity(thread->tid, sizeof(*own), own) < 0 || !CPU_ISSET(pt->cpu, own) ||
 	    CPU_COUNT(own) == 1)
 		return false;
-	pt->steered_affinity = *own;
 	CPU_ZERO(&here);
 	CPU_SET(pt->cpu, &here);
 	return sched_setaffinity(thread->tid, sizeof(here), &here) == 0;
 }
 
 /* A task that was created in the moment in which its creator was steered has inherited the narrow mask. */
-void tm_ptrace_widen_new_task(struct tm_ptrace *pt, pid_t tid)
+void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *creator, pid_t tid)
 {
-	cpu_set_t present;
+	cpu_set_t present, own;
 
-	if (!pt->steer_until_ns || sched_getaffinity(tid, sizeof(present), &present) < 0)
+	if (!pt->steer_until_ns || creator->tid != pt->streak_tid)
 		return;
-	if (CPU_COUNT(&present) == 1 && CPU_ISSET(pt->cpu, &present))
-		sched_setaffinity(tid, sizeof(pt->steered_affinity), &pt->steered_affinity);
+	if (sched_getaffinity(tid, sizeof(present), &present) < 0 || sched_getaffinity(creator->tid, sizeof(own), &own) < 0)
+		return;
+	if (CPU_COUNT(&present) == 1 && CPU_ISSET(pt->cpu, &present) && CPU_COUNT(&own) > 1)
+		sched_setaffinity(tid, sizeof(own), &own);
 }
 
 void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own)

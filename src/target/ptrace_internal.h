@@ -37,7 +37,6 @@ struct tm_ptrace {
 	unsigned streak;
 	int cpu;                                 /* where this thread is bound; -1: nowhere */
 	cpu_set_t original_affinity;             /* of this thread */
-	cpu_set_t steered_affinity;              /* of the thread that was steered last: its own */
 	bool attached;
 };
 
@@ -68,7 +67,7 @@ bool tm_ptrace_trap_is_breakpoint(pid_t tid); /* the SIGTRAP that it stands at c
 /* ptrace_cpu.c */
 /* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must be put back at once. */
 bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_set_t *own);
-void tm_ptrace_widen_new_task(struct tm_ptrace *pt, pid_t tid);
+void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *creator, pid_t tid);
 void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own);
 void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu */
 

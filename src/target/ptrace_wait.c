@@ -40,13 +40,14 @@ static void note_birth(struct tm_ptrace *pt, pid_t tid, uint64_t half)
 	}
 }
 
+/* A task that has ended will not be seen to begin. (If it was, its creator's event is still to come.) */
 static void forget_birth(struct tm_ptrace *pt, pid_t tid)
 {
 	const uint64_t *half = tm_map_get(&pt->unpaired, (uint64_t)tid);
 
-	if (!half)
+	if (!half || *half != TM_BIRTH_EXPECTED)
 		return;
-	pt->expected -= *half == TM_BIRTH_EXPECTED;
+	pt->expected--;
 	tm_map_remove(&pt->unpaired, (uint64_t)tid);
 }
 
@@ -55,8 +56,10 @@ static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 {
 	unsigned long tid;
 
-	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) == 0 && tm_procfs_state((pid_t)tid, (pid_t)tid))
-		note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
+	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) < 0 || !tm_procfs_state((pid_t)tid, (pid_t)tid))
+		return;
+	note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
+	tm_ptrace_widen_new_task(pt, thread, (pid_t)tid);
 }
 
 /* waitpid(2) for one task, whatever signals come to this program. */
@@ -121,7 +124,6 @@ static enum outcome task_born(struct tm_ptrace *pt, pid_t tid, int status, struc
 	uint64_t tgid = (uint64_t)tid;
 
 	note_birth(pt, tid, TM_BIRTH_EARLY);
-	tm_ptrace_widen_new_task(pt, tid);
 	tm_procfs_status_number(tid, tid, "Tgid", 10, &tgid);
 	if ((pid_t)tgid != pt->base.pid && !tm_procfs_same_memory(pt->base.pid, tid)) {
 		tm_vector_push(&pt->children, tid);

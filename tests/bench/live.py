@@ -1,7 +1,8 @@
 """What tracing costs, on this machine, now: python3 tests/bench/live.py [ROUNDS]   (TMTRACE=build/tmtrace)
 
-pair      a malloc+free pair of one thread at stack depth 5 and 50: untraced, under tmtrace with full tracebacks, under
-          `ltrace -e malloc+free` without any, alternated in the same run; medians, ratios, and the floor of three and two bare stops
+pair      a malloc+free pair of one thread at stack depth 5 and 50: untraced, under tmtrace with full tracebacks,
+          under `ltrace -e malloc+free` without any, alternated in the same run; medians, ratios, and the floor of
+          three and two bare stops
 attach    to a program with 100 MB of symbols, until every breakpoint is in place and its allocations are seen
 detach    from the signal until no thread is traced
 memory    of the tracer after five seconds of events: its own (anonymous) pages
@@ -35,15 +36,20 @@ def goal(what, value, most, unit):
         missed.append(what)
 
 
+def said(command):
+    """What a program prints as JSON."""
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout.splitlines()[0])
+
+
 def ns_a_pair(prefix, depth, pairs):
-    done = subprocess.run([*prefix, PAIRS, str(depth), str(pairs)], capture_output=True, text=True, check=True, timeout=300)
-    return json.loads(done.stdout.splitlines()[0])["ns"]
+    return said([*prefix, PAIRS, str(depth), str(pairs)])["ns"]
 
 
 def bench_pairs(folder, rounds):
-    stop_us = json.loads(subprocess.run([os.path.join(BUILD, "tests", "bench_stop")], capture_output=True, check=True).stdout)["us"]
-    print(f"one bare stop (registers read and written): {stop_us:.2f} us; three: {3 * stop_us:.2f}, two: {2 * stop_us:.2f}")
-    ways = {"untraced": ([], 5_000_000), "tmtrace": ([TMTRACE, "-q", "--force", "-o", f"{folder}/pairs.tmt", "--"], 100_000)}
+    stop_us = said([os.path.join(BUILD, "tests", "bench_stop")])["us"]
+    print(f"one bare stop, registers read and written: {stop_us:.2f} us")
+    tmtrace = [TMTRACE, "-q", "--force", "-o", f"{folder}/pairs.tmt", "--"]
+    ways = {"untraced": ([], 5_000_000), "tmtrace": (tmtrace, 100_000)}
     if shutil.which("ltrace"):
         ways["ltrace"] = (["ltrace", "-o", "/dev/null", "-e", "malloc+free", "--"], 5_000)
     else:
@@ -60,8 +66,9 @@ def bench_pairs(folder, rounds):
 def print_pairs(depth, median, stop_us):
     ours = median["tmtrace"]
     print(f"pair at depth {depth}:", ", ".join(f"{way} {ns / 1000:.3f} us" for way, ns in median.items()))
-    print(f"  tmtrace is {ours / median['untraced']:.0f} x untraced, {ours / 1000 / (3 * stop_us):.2f} x three bare stops, "
-          f"{ours / 1000 / (2 * stop_us):.2f} x two")  # fmt: skip
+    stops = ours / 1000 / stop_us
+    times = ours / median["untraced"]
+    print(f"  tmtrace is {times:.0f} x untraced, {stops / 3:.2f} x three bare stops, {stops / 2:.2f} x two")
     if "ltrace" in median:
         goal("tmtrace / ltrace", ours / median["ltrace"], 1 / 6, "")
 
@@ -80,7 +87,7 @@ def make_many_symbols(folder, megabytes=100):
     with open(source, "w") as file:
         file.write("#include <stdlib.h>\n#include <unistd.h>\n#include <poll.h>\n"
                    "int main(void) { struct pollfd in = {0, POLLIN, 0}; write(1, \"ready\\n\", 6);\n"
-                   " while (!poll(&in, 1, 0)) { void *volatile block = malloc(10007); free(block); } return 0; }\n")  # fmt: skip
+                   " while (!poll(&in, 1, 0)) { void *volatile block = malloc(10007); free(block); } return 0; }\n")
     program = os.path.join(folder, "many_symbols")
     subprocess.run(["gcc", "-g", "-fno-builtin", source, path, "-o", program], check=True, stderr=subprocess.DEVNULL)
     os.unlink(path)
@@ -99,17 +106,17 @@ def is_traced(pid):
 
 
 def peak_memory(pid):
-    """Peak resident and current anonymous memory, MiB: pages of the target's files that were looked at are no memory of the tracer's own."""
+    """Peak resident and current anonymous memory, MiB: pages of files that were looked at are not the tracer's own."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", status.read()))
     return int(fields["VmHWM"]) / 1024, int(fields["RssAnon"]) / 1024
 
 
 def attach_and_let_go(target, folder, seconds):
-    """Traces for so many seconds. Gives seconds until the breakpoints are in place, seconds of detaching, MiB of the tracer."""
+    """Traces for so many seconds: seconds until the breakpoints are in place, of detaching, and the tracer's memory."""
     begin = time.monotonic()
     tracer = subprocess.Popen([TMTRACE, "--attach", str(target.pid), "--force", "-o", f"{folder}/attach.tmt"],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_tracing(tracer)
     attached = time.monotonic() - begin
     threading.Event().wait(seconds)
@@ -154,7 +161,7 @@ def bench_memory(folder):
     results = attach_and_let_go(target, folder, 5)
     target.communicate(b"\n")
     peak, own = results[2]
-    print(f"tracer after 5 s of pairs at depth 50: peak resident {peak:.1f} MiB, of it its own (anonymous) {own:.1f} MiB")
+    print(f"tracer after 5 s of pairs at depth 50: peak resident {peak:.1f} MiB, its own (anonymous) {own:.1f} MiB")
     goal("own memory", own, 40, "MiB")
     goal("detach", results[1] * 1000, 50, "ms")
 

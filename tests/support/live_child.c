@@ -76,6 +76,7 @@ void live_setup(void)
 	live = (struct live){.shared = mmap(NULL, sizeof(*live.shared), PROT_READ | PROT_WRITE,
 					    MAP_SHARED | MAP_ANONYMOUS, -1, 0)};
 	cr_assert_neq(live.shared, MAP_FAILED);
+	live.shared->tester = getpid();
 	set_heartbeat();
 }
 

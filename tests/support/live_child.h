@@ -17,8 +17,8 @@
 struct live_shared {
 	atomic_int ready, go, done;
 	atomic_int result, error, signals, pid;
+	pid_t tester; /* for those who would outlive it */
 	atomic_long count[LIVE_THREADS];
-	uint64_t address;
 };
 
 struct live {
