@@ -35,8 +35,8 @@ static inline void tm_cleanup_closedir(DIR **dir)
 		closedir(*dir);
 }
 
-#define _cleanup_free_     _cleanup_(tm_cleanup_free)
-#define _cleanup_close_    _cleanup_(tm_cleanup_close)
+#define _cleanup_free_	   _cleanup_(tm_cleanup_free)
+#define _cleanup_close_	   _cleanup_(tm_cleanup_close)
 #define _cleanup_fclose_   _cleanup_(tm_cleanup_fclose)
 #define _cleanup_closedir_ _cleanup_(tm_cleanup_closedir)
 

@@ -9,15 +9,15 @@
 #include "base/cleanup.h"
 
 enum tm_error_code {
-	TM_ERROR_OTHER,        /* nothing a caller could act on */
-	TM_ERROR_NO_PROCESS,   /* the process or thread is gone (ESRCH): normal life for a thread */
-	TM_ERROR_PERMISSION,   /* the kernel refuses; the message says who and the cure */
-	TM_ERROR_NO_MEMORY,    /* a target address is not mapped, or not readable */
-	TM_ERROR_UNSUPPORTED,  /* the object is understood and this program does not handle it */
-	TM_ERROR_BAD_FORMAT,   /* a file's or a packet's bytes are not what they should be */
-	TM_ERROR_NOT_FOUND,    /* a file, symbol, snapshot or row does not exist */
-	TM_ERROR_EXISTS,       /* a file that would be overwritten */
-	TM_ERROR_TIMEOUT,      /* a bounded wait came to its bound */
+	TM_ERROR_OTHER,	      /* nothing a caller could act on */
+	TM_ERROR_NO_PROCESS,  /* the process or thread is gone (ESRCH): normal life for a thread */
+	TM_ERROR_PERMISSION,  /* the kernel refuses; the message says who and the cure */
+	TM_ERROR_NO_MEMORY,   /* a target address is not mapped, or not readable */
+	TM_ERROR_UNSUPPORTED, /* the object is understood and this program does not handle it */
+	TM_ERROR_BAD_FORMAT,  /* a file's or a packet's bytes are not what they should be */
+	TM_ERROR_NOT_FOUND,   /* a file, symbol, snapshot or row does not exist */
+	TM_ERROR_EXISTS,      /* a file that would be overwritten */
+	TM_ERROR_TIMEOUT,     /* a bounded wait came to its bound */
 };
 
 struct tm_error {
@@ -31,7 +31,8 @@ struct tm_error *tm_error_create(enum tm_error_code code, const char *format, ..
 
 /* As above, with ": " and strerror(errno_value) appended; the code follows from errno_value
    (ESRCH, EPERM/EACCES, ENOENT, EEXIST, EIO/EFAULT), else TM_ERROR_OTHER. */
-struct tm_error *tm_error_errno(int errno_value, const char *format, ...) __attribute__((format(printf, 2, 3)));
+struct tm_error *tm_error_errno(int errno_value, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* Puts "FORMAT: " before the message of err and returns err. */
 struct tm_error *tm_error_prefix(struct tm_error *err, const char *format, ...)

@@ -24,7 +24,7 @@ uint64_t tm_hash_bytes(const void *bytes, size_t size);
 struct tm_map {
 	struct tm_map_entry {
 		uint64_t key, value;
-	} *entries; /* NULL until the first put */
+	} * entries; /* NULL until the first put */
 	uint8_t *used;
 	size_t count;
 	size_t mask; /* number of slots - 1, a power of two */

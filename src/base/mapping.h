@@ -15,10 +15,10 @@ struct tm_mapping {
 	uint64_t start, end; /* [start, end), page aligned */
 	uint64_t offset;     /* in the file, bytes */
 	bool readable, writable, executable, shared;
-	bool deleted;        /* the kernel appended " (deleted)": path is without it */
+	bool deleted; /* the kernel appended " (deleted)": path is without it */
 	unsigned dev_major, dev_minor;
-	ino_t inode;         /* 0: no file */
-	char *path;          /* "" for anonymous memory; "[vdso]", "[stack]", ...; \012 octal escapes undone */
+	ino_t inode; /* 0: no file */
+	char *path;  /* "" for anonymous memory; "[vdso]", "[stack]", ...; \012 octal escapes undone */
 };
 
 struct tm_mappings {
@@ -33,8 +33,9 @@ void tm_mappings_deinit(struct tm_mappings *mappings);
 /* The mapping that holds address, or NULL. */
 const struct tm_mapping *tm_mappings_find(const struct tm_mappings *mappings, uint64_t address);
 
-/* A free gap of `size` bytes, page aligned, every byte of which lies within `reach` of [near_start, near_end),
-   as close as possible; 0 if there is none. Keeps clear of the lowest 64 KiB and leaves one page around. */
+/* A free gap of `size` bytes, page aligned, every byte of which lies within `reach` of [near_start,
+   near_end), as close as possible; 0 if there is none. Keeps clear of the lowest 64 KiB and leaves one page
+   around. */
 uint64_t tm_mappings_find_gap(const struct tm_mappings *mappings, uint64_t near_start, uint64_t near_end,
 			      uint64_t size, uint64_t reach);
 

@@ -48,7 +48,8 @@ static void on_end(int signal)
 	stop_requested = 1;
 }
 
-/* Without SA_RESTART: the session's wait must come back. A signal that was ignored when we came (nohup) stays so. */
+/* Without SA_RESTART: the session's wait must come back. A signal that was ignored when we came (nohup) stays
+ * so. */
 static void catch_signal(int number, void (*handler)(int))
 {
 	struct sigaction before, action = {.sa_handler = handler};
@@ -141,7 +142,9 @@ static int take_option(struct trace *trace, int option)
 		return 0;
 	case 'n':
 		if (!parse_number(optarg, 1, 65535, &number))
-			return usage_error("--nframe: the number of frames must be in range [1; 65535], not \"%s\"", optarg);
+			return usage_error(
+				"--nframe: the number of frames must be in range [1; 65535], not \"%s\"",
+				optarg);
 		trace->session.nframe = (unsigned)number;
 		return 0;
 	case OPTION_DOMAIN:
@@ -195,13 +198,15 @@ static void clear_line(struct trace *trace)
 	trace->line_shown = false;
 }
 
-static void show_started(void *context, pid_t pid, const char *comm, size_t functions, size_t modules, size_t in_place)
+static void show_started(void *context, pid_t pid, const char *comm, size_t functions, size_t modules,
+			 size_t in_place)
 {
 	struct trace *trace = context;
 
 	if (trace->quiet)
 		return;
-	fprintf(stderr, "tmtrace: tracing %d (%s): %zu functions in %zu modules", pid, comm, functions, modules);
+	fprintf(stderr, "tmtrace: tracing %d (%s): %zu functions in %zu modules", pid, comm, functions,
+		modules);
 	if (in_place)
 		fprintf(stderr, "; %zu breakpoints step in place, which is slow", in_place);
 	fputs("; end with Ctrl-C\n", stderr);
@@ -274,7 +279,8 @@ static struct tm_error *show_result(const struct trace *trace, const struct tm_s
 
 	if (!err && result->foreign && !trace->quiet)
 		fprintf(stderr,
-			"tmtrace: warning: %zu places of code had been changed by somebody else meanwhile and were left so\n",
+			"tmtrace: warning: %zu places of code had been changed by somebody else meanwhile "
+			"and were left so\n",
 			result->foreign);
 	if (!err && !trace->quiet)
 		fprintf(stderr, "tmtrace: report saved in %s\n", result->path);
@@ -287,7 +293,8 @@ static int status_of(const struct trace *trace, const struct tm_session_result *
 {
 	if (trace->session.attach_pid || !result->exited)
 		return 0;
-	return WIFSIGNALED(result->wait_status) ? 128 + WTERMSIG(result->wait_status) : WEXITSTATUS(result->wait_status);
+	return WIFSIGNALED(result->wait_status) ? 128 + WTERMSIG(result->wait_status)
+						: WEXITSTATUS(result->wait_status);
 }
 
 /* As a shell says it: sh(1), "Exit status". */
@@ -315,7 +322,8 @@ static int run(struct trace *trace)
 	if (!trace->session.attach_pid) {
 		interrupts_to_stop = 2;
 		if (geteuid() != 0 && loses_privilege(trace->session.argv[0]))
-			show_warning(trace, "a traced program does not gain privileges by its setuid bit (execve(2)): start it "
+			show_warning(trace, "a traced program does not gain privileges by its setuid bit "
+					    "(execve(2)): start it "
 					    "untraced and attach to it as root");
 	}
 	catch_signals();

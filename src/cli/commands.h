@@ -1,4 +1,5 @@
-/* The commands: each is one file. They print errors themselves and return the program's exit status (2: an error of tmtrace). */
+/* The commands: each is one file. They print errors themselves and return the program's exit status (2: an
+ * error of tmtrace). */
 #ifndef TM_CLI_COMMANDS_H
 #define TM_CLI_COMMANDS_H
 

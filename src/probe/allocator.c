@@ -6,9 +6,18 @@
 #include "base/cleanup.h"
 
 #define NONE TM_NO_ARGUMENT
-#define ALLOCATES(name, size, count, out)         {name, TM_ALLOCATES, size, count, NONE, out, false}
-#define FREES(name, old)                          {name, TM_FREES, NONE, NONE, old, NONE, false}
-#define RESIZES(name, old, size, count, zero)     {name, TM_RESIZES, size, count, old, NONE, zero}
+#define ALLOCATES(name, size, count, out)                                                                    \
+	{                                                                                                    \
+		name, TM_ALLOCATES, size, count, NONE, out, false                                            \
+	}
+#define FREES(name, old)                                                                                     \
+	{                                                                                                    \
+		name, TM_FREES, NONE, NONE, old, NONE, false                                                 \
+	}
+#define RESIZES(name, old, size, count, zero)                                                                \
+	{                                                                                                    \
+		name, TM_RESIZES, size, count, old, NONE, zero                                               \
+	}
 
 /* clang-format off */
 const struct tm_allocator tm_allocators[] = {
@@ -147,8 +156,8 @@ const struct tm_allocator tm_allocators[] = {
 };
 /* clang-format on */
 
-/* jemalloc may be built with a prefix before all of its names: je_ (its own default where it must not replace malloc) and _rjem_ (Rust's
-   jemalloc crates). */
+/* jemalloc may be built with a prefix before all of its names: je_ (its own default where it must not replace
+   malloc) and _rjem_ (Rust's jemalloc crates). */
 static const char *const prefixes[] = {"je_", "_rjem_je_", "_rjem_"};
 
 static const struct tm_allocator *find_plain(const char *name)

@@ -1,11 +1,13 @@
 /*
- * The probe that stops threads: breakpoints at the entry of allocator functions and at their exits. An allocating call is
- * entered (arguments are remembered with the caller's registers), and its result is read at the function's return instructions when its
- * body is known to leave only by them, else at its return address.
+ * The probe that stops threads: breakpoints at the entry of allocator functions and at their exits. An
+ * allocating call is entered (arguments are remembered with the caller's registers), and its result is read
+ * at the function's return instructions when its body is known to leave only by them, else at its return
+ * address.
  *
- * Per thread at most one call is pending, the outermost, and one more for each level of signal handlers that interrupted one. It is our return only if the stack pointer matches
- * the call's CFA. A pending call that was left by longjmp, an exception or cancellation is noticed at the thread's next call from a
- * shallower frame, or (x86-64) at any next call once its return address has been overwritten on the stack, and dropped.
+ * Per thread at most one call is pending, the outermost, and one more for each level of signal handlers that
+ * interrupted one. It is our return only if the stack pointer matches the call's CFA. A pending call that was
+ * left by longjmp, an exception or cancellation is noticed at the thread's next call from a shallower frame,
+ * or (x86-64) at any next call once its return address has been overwritten on the stack, and dropped.
  */
 #ifndef TM_PROBE_BREAKPOINT_PROBE_H
 #define TM_PROBE_BREAKPOINT_PROBE_H
@@ -29,8 +31,8 @@ struct tm_probe_config {
 struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm_probe **out);
 void tm_probe_destroy(struct tm_probe *probe);
 
-/* Finds and arms the allocator functions of a loaded module; of one that is armed already, nothing happens. All threads stand
-   still, or one does at a breakpoint. *armed: functions that were newly armed. */
+/* Finds and arms the allocator functions of a loaded module; of one that is armed already, nothing happens.
+   All threads stand still, or one does at a breakpoint. *armed: functions that were newly armed. */
 struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *module, size_t *armed);
 
 /* A module was unmapped from [start, end): its functions are forgotten. */

@@ -1,6 +1,6 @@
 /*
- * Events: what the rest of the program hears of an allocator call, however it was caught. One call is one event (a resize: its
- * begin and its end); nested calls are none.
+ * Events: what the rest of the program hears of an allocator call, however it was caught. One call is one
+ * event (a resize: its begin and its end); nested calls are none.
  */
 #ifndef TM_PROBE_EVENT_H
 #define TM_PROBE_EVENT_H
@@ -12,14 +12,14 @@
 #define TM_EVENT_SCRATCH 64
 
 enum tm_event_kind {
-	TM_EVENT_ALLOCATE,      /* a block was returned: address, size, capture */
-	TM_EVENT_FAIL,          /* no block was returned */
-	TM_EVENT_FREE,          /* old_address is given back: before the allocator has it */
-	TM_EVENT_RESIZE_BEGIN,  /* old_address may be given back from now on */
-	TM_EVENT_RESIZE_END,    /* address, size, capture: replaces the block of the thread's RESIZE_BEGIN */
+	TM_EVENT_ALLOCATE,	/* a block was returned: address, size, capture */
+	TM_EVENT_FAIL,		/* no block was returned */
+	TM_EVENT_FREE,		/* old_address is given back: before the allocator has it */
+	TM_EVENT_RESIZE_BEGIN,	/* old_address may be given back from now on */
+	TM_EVENT_RESIZE_END,	/* address, size, capture: replaces the block of the thread's RESIZE_BEGIN */
 	TM_EVENT_RESIZE_CANCEL, /* the old block stays: the call failed or was abandoned */
-	TM_EVENT_RESIZE_FREED,  /* the old block is gone and there is no new one */
-	TM_EVENT_LOST,          /* a call was seen whose result cannot be: the numbers are not exact from here on */
+	TM_EVENT_RESIZE_FREED,	/* the old block is gone and there is no new one */
+	TM_EVENT_LOST, /* a call was seen whose result cannot be: the numbers are not exact from here on */
 };
 
 struct tm_event {
@@ -27,9 +27,9 @@ struct tm_event {
 	uint32_t domain;
 	struct tm_thread *thread;
 	uint64_t address, old_address, size; /* size in bytes, as requested; count * size saturates */
-	void *scratch;                       /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
-	bool nested;                         /* FREE inside another allocator call: it concerns known blocks only */
-	struct tm_capture capture;           /* at the allocator function's entry: the frame above it is the caller */
+	void *scratch; /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
+	bool nested;   /* FREE inside another allocator call: it concerns known blocks only */
+	struct tm_capture capture; /* at the allocator function's entry: the frame above it is the caller */
 };
 
 /*
@@ -38,8 +38,8 @@ struct tm_event {
 struct tm_event_sink {
 	void *context;
 	struct tm_error *(*event)(void *context, const struct tm_event *event);
-	/* Did a signal handler interrupt the code whose stack ends at `cfa` and is the thread, as it stands, inside that handler? Asked
-	   only when a signal was delivered meanwhile. */
+	/* Did a signal handler interrupt the code whose stack ends at `cfa` and is the thread, as it stands,
+	   inside that handler? Asked only when a signal was delivered meanwhile. */
 	bool (*in_signal_handler)(void *context, struct tm_thread *thread, uint64_t cfa);
 	/* Something that a user should know: a function that cannot be traced, and why. */
 	void (*warn)(void *context, const char *text);

@@ -32,7 +32,8 @@ static void forget_functions(struct tm_probe *probe)
 	probe->trampoline = 0;
 }
 
-/* The thread that goes on in the new image may have been in the middle of a call when another one replaced the old. */
+/* The thread that goes on in the new image may have been in the middle of a call when another one replaced
+ * the old. */
 void tm_probe_reset(struct tm_probe *probe)
 {
 	struct tm_thread *thread;
@@ -92,7 +93,8 @@ static bool insert_exits(struct tm_probe *probe, struct tm_function *function, c
 		struct tm_error *err = tm_breakpoint_insert(probe->config.breakpoints, exits->returns[i]);
 
 		if (err) {
-			tm_log_info("%s: exit at 0x%" PRIx64 ": %s", function->row->name, exits->returns[i], err->message);
+			tm_log_info("%s: exit at 0x%" PRIx64 ": %s", function->row->name, exits->returns[i],
+				    err->message);
 			tm_error_destroy(err);
 			return false;
 		}
@@ -102,8 +104,8 @@ static bool insert_exits(struct tm_probe *probe, struct tm_function *function, c
 	return true;
 }
 
-/* Its own return instructions if it leaves only by them, else the return address: both are one stop, but the former need no
-   breakpoint in other people's code. */
+/* Its own return instructions if it leaves only by them, else the return address: both are one stop, but the
+   former need no breakpoint in other people's code. */
 static void choose_exits(struct tm_probe *probe, struct tm_function *function, uint64_t size)
 {
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, function->address);
@@ -132,8 +134,8 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function, u
 
 /* ---- arming ---- */
 
-struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address, uint64_t size,
-				 bool is_resolver)
+struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
+				 uint64_t size, bool is_resolver)
 {
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
 	struct tm_function *function;
@@ -189,7 +191,9 @@ static bool visit_symbol(const struct tm_symbol *symbol, void *context)
 	struct search *search = context;
 	const struct tm_allocator *row = tm_allocator_find(symbol->name);
 
-	return !row || tm_vector_push(&search->symbols, (struct found_symbol){row, symbol->vaddr, symbol->size, symbol->is_ifunc});
+	return !row ||
+	       tm_vector_push(&search->symbols,
+			      (struct found_symbol){row, symbol->vaddr, symbol->size, symbol->is_ifunc});
 }
 
 /* ---- IFUNCs ---- */
@@ -201,14 +205,16 @@ struct slot_visit {
 	struct tm_error *err;
 };
 
-/* A word that the dynamic linker fills with what the resolver chose: unless it still leads to the importer's own PLT. */
+/* A word that the dynamic linker fills with what the resolver chose: unless it still leads to the importer's
+ * own PLT. */
 static bool visit_slot(uint64_t slot_vaddr, void *context)
 {
 	struct slot_visit *visit = context;
 	struct tm_probe *probe = visit->search->probe;
 	const struct tm_module *own = visit->search->module, *where;
 	uint64_t word = 0;
-	struct tm_error *err = tm_target_read(probe->config.target, visit->importer->bias + slot_vaddr, &word, sizeof(word));
+	struct tm_error *err =
+		tm_target_read(probe->config.target, visit->importer->bias + slot_vaddr, &word, sizeof(word));
 
 	if (err) {
 		tm_error_destroy(err);
@@ -233,8 +239,9 @@ static struct tm_error *arm_ifunc(struct search *search, const struct found_symb
 		if (!importer->loaded || !importer->image)
 			continue;
 		visit.importer = importer;
-		err = tm_module_each_got_slot(importer, symbol->row->name, importer == search->module ? symbol->vaddr : 0,
-					      visit_slot, &visit);
+		err = tm_module_each_got_slot(importer, symbol->row->name,
+					      importer == search->module ? symbol->vaddr : 0, visit_slot,
+					      &visit);
 		tm_error_destroy(err); /* a damaged module has no slots */
 		if (visit.err)
 			return visit.err;
@@ -252,14 +259,16 @@ static struct tm_error *arm_found(struct search *search)
 		if (symbol->is_ifunc)
 			err = arm_ifunc(search, symbol);
 		else
-			err = tm_function_arm(search->probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size, false);
+			err = tm_function_arm(search->probe, symbol->row,
+					      search->module->bias + symbol->vaddr, symbol->size, false);
 		if (err)
 			return err;
 	}
 	return NULL;
 }
 
-/* glibc's dynamic linker has a minimal malloc for itself (elf/dl-minimal.c): not the program's. musl's linker is its libc. */
+/* glibc's dynamic linker has a minimal malloc for itself (elf/dl-minimal.c): not the program's. musl's linker
+ * is its libc. */
 static bool is_private_linker(const struct tm_module *module)
 {
 	const char *soname = tm_module_soname(module);
@@ -267,17 +276,20 @@ static bool is_private_linker(const struct tm_module *module)
 	return soname && (strncmp(soname, "ld-linux", 8) == 0 || strncmp(soname, "ld64.so", 7) == 0);
 }
 
-/* .dynsym and .symtab name what they have; the debug file is opened only if neither names an allocator function. */
+/* .dynsym and .symtab name what they have; the debug file is opened only if neither names an allocator
+ * function. */
 static struct tm_error *find_functions(struct search *search)
 {
-	static const enum tm_symbol_table tables[] = {TM_SYMBOLS_DYNAMIC, TM_SYMBOLS_STATIC, TM_SYMBOLS_DEBUG_FILE};
+	static const enum tm_symbol_table tables[] = {TM_SYMBOLS_DYNAMIC, TM_SYMBOLS_STATIC,
+						      TM_SYMBOLS_DEBUG_FILE};
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(tables); i++) {
 		struct tm_error *err;
 
 		if (tables[i] == TM_SYMBOLS_DEBUG_FILE && search->symbols.count)
 			break;
-		err = tm_module_each_symbol(search->probe->config.modules, search->module, tables[i], visit_symbol, search);
+		err = tm_module_each_symbol(search->probe->config.modules, search->module, tables[i],
+					    visit_symbol, search);
 		if (err && err->code != TM_ERROR_BAD_FORMAT)
 			return err;
 		if (err)

@@ -1,6 +1,7 @@
 /*
- * The allocator functions that are armed: found in the symbol tables of the modules, folded by address, each with the ways by which it
- * is left. Part of the breakpoint probe; calls.c has what happens when a thread comes by.
+ * The allocator functions that are armed: found in the symbol tables of the modules, folded by address, each
+ * with the ways by which it is left. Part of the breakpoint probe; calls.c has what happens when a thread
+ * comes by.
  */
 #ifndef TM_PROBE_FUNCTION_H
 #define TM_PROBE_FUNCTION_H
@@ -10,26 +11,27 @@
 
 struct tm_function {
 	const struct tm_allocator *row;
-	uint64_t address;            /* run-time */
-	uint32_t module;             /* number */
-	bool is_resolver;            /* of an IFUNC: what it returns is to be armed as `row` */
-	bool by_return_address;      /* its returns are caught at the caller */
-	bool may_tail_jump;          /* another function's return may be this one's */
+	uint64_t address;	/* run-time */
+	uint32_t module;	/* number */
+	bool is_resolver;	/* of an IFUNC: what it returns is to be armed as `row` */
+	bool by_return_address; /* its returns are caught at the caller */
+	bool may_tail_jump;	/* another function's return may be this one's */
 };
 
 struct tm_probe {
 	struct tm_probe_config config;
-	struct tm_map entries;       /* address of first instruction -> struct tm_function * */
-	struct tm_map exits;         /* address of a return instruction -> struct tm_function * */
-	struct tm_map returns;       /* return address in a caller -> 1 */
+	struct tm_map entries;	     /* address of first instruction -> struct tm_function * */
+	struct tm_map exits;	     /* address of a return instruction -> struct tm_function * */
+	struct tm_map returns;	     /* return address in a caller -> 1 */
 	struct tm_map armed_modules; /* module number -> functions in it */
-	uint64_t trampoline;         /* where calls return to whose caller's code must not be touched; 0: not made yet */
-	uint8_t stack[TM_CAPTURE_MAX]; /* the bytes of the capture that is being delivered */
+	uint64_t trampoline; /* where calls return to whose caller's code must not be touched; 0: not made yet
+			      */
 };
 
-/* Arms a function of a loaded module at a run-time address: also those that an IFUNC's resolver has just chosen. */
-struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address, uint64_t size,
-				 bool is_resolver);
+/* Arms a function of a loaded module at a run-time address: also those that an IFUNC's resolver has just
+ * chosen. */
+struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
+				 uint64_t size, bool is_resolver);
 
 static inline struct tm_function *tm_function_at(const struct tm_map *map, uint64_t address)
 {

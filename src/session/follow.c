@@ -1,6 +1,6 @@
 /*
- * Keeping up with the target: which modules it has (the dynamic linker's r_debug tells when that changes, SVR4 gABI and glibc's
- * elf/link.h), a new image after exec, a child after fork.
+ * Keeping up with the target: which modules it has (the dynamic linker's r_debug tells when that changes,
+ * SVR4 gABI and glibc's elf/link.h), a new image after exec, a child after fork.
  */
 #include "session/session_internal.h"
 
@@ -38,7 +38,8 @@ static struct tm_module_source open_source(struct tm_session *session)
 	close_proc(session);
 	session->root_fd = open_proc(session->info.pid, "/root");
 	session->proc_fd = open_proc(session->info.pid, "");
-	return (struct tm_module_source){session->root_fd, session->proc_fd, tm_target_memory(session->target)};
+	return (struct tm_module_source){session->root_fd, session->proc_fd,
+					 tm_target_memory(session->target)};
 }
 
 struct tm_error *tm_follow_open(struct tm_session *session)
@@ -68,7 +69,8 @@ static const struct tm_module *main_module(const struct tm_session *session)
 	return NULL;
 }
 
-/* Modules that went away, or came back elsewhere, take their breakpoints with them: that memory is not ours to write to. */
+/* Modules that went away, or came back elsewhere, take their breakpoints with them: that memory is not ours
+ * to write to. */
 static void forget_unloaded(struct tm_session *session)
 {
 	for (size_t i = 0; i < session->loaded.count;) {
@@ -146,14 +148,16 @@ static uint64_t find_r_brk(struct tm_session *session)
 	return tm_module_map_find(session->modules, r_brk) ? r_brk : 0;
 }
 
-/* At a start nothing is filled in yet; the linker exports the function that it will call (glibc and musl: _dl_debug_state). */
+/* At a start nothing is filled in yet; the linker exports the function that it will call (glibc and musl:
+ * _dl_debug_state). */
 static uint64_t find_loader_symbol(struct tm_session *session)
 {
 	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
 		const struct tm_module *module = tm_module_map_get(session->modules, i);
 		struct tm_symbol symbol;
 
-		if (module->loaded && !module->is_main && tm_module_find_dynamic_symbol(module, "_dl_debug_state", &symbol))
+		if (module->loaded && !module->is_main &&
+		    tm_module_find_dynamic_symbol(module, "_dl_debug_state", &symbol))
 			return module->bias + symbol.vaddr;
 	}
 	return 0;
@@ -170,7 +174,8 @@ static struct tm_error *watch_loader(struct tm_session *session, uint64_t addres
 		_cleanup_error_ struct tm_error *reason = err;
 		_cleanup_free_ char *text = NULL;
 
-		if (asprintf(&text, "libraries that are loaded from now on are not traced: %s", reason->message) >= 0)
+		if (asprintf(&text, "libraries that are loaded from now on are not traced: %s",
+			     reason->message) >= 0)
 			tm_session_warn(session, text);
 		return NULL;
 	}
@@ -190,11 +195,12 @@ static struct tm_error *nothing_found(struct tm_session *session)
 		const struct tm_module *module = tm_module_map_get(session->modules, i);
 
 		if (module->loaded && !module->is_vdso)
-			tm_strbuf_printf(&names, "%s%s%s%s", names.length ? ", " : "", module->path, module->problem ? ": " : "",
-					 module->problem ? module->problem : "");
+			tm_strbuf_printf(&names, "%s%s%s%s", names.length ? ", " : "", module->path,
+					 module->problem ? ": " : "", module->problem ? module->problem : "");
 	}
 	return tm_error_create(TM_ERROR_NOT_FOUND,
-			       "no allocator function found in process %d (%s): neither malloc nor any other known name is in the "
+			       "no allocator function found in process %d (%s): neither malloc nor any other "
+			       "known name is in the "
 			       "symbol tables or debug files of the modules searched: %s",
 			       session->info.pid, session->info.comm, names.text ? names.text : "none");
 }
@@ -249,8 +255,8 @@ static uint64_t entry_point(const struct tm_session *session)
 	return module->bias + header.e_entry;
 }
 
-/* Libraries are armed when the linker says that they are there, before any of their constructors runs: it calls
-   _dl_debug_state with RT_CONSISTENT then. A static program is armed at once. */
+/* Libraries are armed when the linker says that they are there, before any of their constructors runs: it
+   calls _dl_debug_state with RT_CONSISTENT then. A static program is armed at once. */
 static struct tm_error *arm_new_image(struct tm_session *session)
 {
 	const struct tm_module *module;

@@ -1,4 +1,5 @@
-/* What the report file tells besides the saves of saver.c: the facts of the trace at its start, all of it with names at its end. */
+/* What the report file tells besides the saves of saver.c: the facts of the trace at its start, all of it
+ * with names at its end. */
 #include "session/session_internal.h"
 
 #include <string.h>
@@ -14,8 +15,9 @@ static struct tm_error *take_last_snapshots(struct tm_session *session)
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(last); i++) {
 		struct tm_snapshot *snapshot = NULL;
-		struct tm_error *err = tm_snapshot_take(session->tracer, last[i].what, last[i].name, session->now_ns,
-							last[i].what == TM_SNAPSHOT_LIVE, &snapshot);
+		struct tm_error *err =
+			tm_snapshot_take(session->tracer, last[i].what, last[i].name, session->now_ns,
+					 last[i].what == TM_SNAPSHOT_LIVE, &snapshot);
 
 		if (err)
 			return err;
@@ -36,7 +38,8 @@ struct number_fact {
 	uint64_t value;
 };
 
-static struct tm_error *write_texts(struct tm_report_writer *writer, const struct text_fact *facts, size_t count)
+static struct tm_error *write_texts(struct tm_report_writer *writer, const struct text_fact *facts,
+				    size_t count)
 {
 	struct tm_error *err = NULL;
 
@@ -45,7 +48,8 @@ static struct tm_error *write_texts(struct tm_report_writer *writer, const struc
 	return err;
 }
 
-static struct tm_error *write_numbers(struct tm_report_writer *writer, const struct number_fact *facts, size_t count)
+static struct tm_error *write_numbers(struct tm_report_writer *writer, const struct number_fact *facts,
+				      size_t count)
 {
 	struct tm_error *err = NULL;
 
@@ -86,8 +90,12 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	uname(&host);
 	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
 	const struct text_fact facts[] = {
-		{"arch", session->target->arch->name}, {"probe", "breakpoint"}, {"started", started},
-		{"kernel", kernel}, {"version", TM_VERSION}, {"skip", skip.text},
+		{"arch", session->target->arch->name},
+		{"probe", "breakpoint"},
+		{"started", started},
+		{"kernel", kernel},
+		{"version", TM_VERSION},
+		{"skip", skip.text},
 	};
 	err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts));
 	if (!err)
@@ -99,12 +107,9 @@ static struct tm_error *write_end(struct tm_session *session)
 {
 	const struct text_fact ended = {"ended", session->ended ? session->ended : "error"};
 	const struct number_fact facts[] = {
-		{"duration_ns", session->now_ns},
-		{"lost", session->lost},
-		{"warnings", session->warnings},
-		{"fp_frames", session->fp_frames},
-		{"attach_ns", session->attach_ns},
-		{"detach_ns", session->detach_ns},
+		{"duration_ns", session->now_ns},  {"lost", session->lost},
+		{"warnings", session->warnings},   {"fp_frames", session->fp_frames},
+		{"attach_ns", session->attach_ns}, {"detach_ns", session->detach_ns},
 	};
 	struct tm_error *err = write_program(session); /* an exec may have changed it */
 

@@ -1,7 +1,8 @@
 /*
- * Saving while the trace goes on: the session's thread takes a snapshot (a copy of the statistics) and hands it to a thread of its own,
- * which writes it to the report file. If the last save is not done yet, this one is left out. Names are looked up at the end only, for
- * reading debug information costs time and memory; what a killed tracer leaves has modules and offsets.
+ * Saving while the trace goes on: the session's thread takes a snapshot (a copy of the statistics) and hands
+ * it to a thread of its own, which writes it to the report file. If the last save is not done yet, this one
+ * is left out. Names are looked up at the end only, for reading debug information costs time and memory; what
+ * a killed tracer leaves has modules and offsets.
  */
 #include "session/session_internal.h"
 
@@ -15,10 +16,10 @@ struct tm_saver {
 	pthread_cond_t wake;
 	/* under the mutex: */
 	bool quit, busy;
-	struct tm_snapshot *snapshot;          /* to be saved; NULL: nothing to do */
+	struct tm_snapshot *snapshot; /* to be saved; NULL: nothing to do */
 	struct tm_vector(struct tm_report_thread) threads;
 	struct tm_vector(struct tm_report_sample) samples;
-	struct tm_error *err;                  /* of a save */
+	struct tm_error *err; /* of a save */
 };
 
 static struct tm_error *save(struct tm_saver *saver, const struct tm_snapshot *snapshot)
@@ -104,11 +105,13 @@ static void copy_lists(struct tm_saver *saver)
 	struct tm_session *session = saver->session;
 
 	if (tm_vector_reserve(&saver->threads, session->threads.count)) {
-		memcpy(saver->threads.items, session->threads.items, session->threads.count * sizeof(*session->threads.items));
+		memcpy(saver->threads.items, session->threads.items,
+		       session->threads.count * sizeof(*session->threads.items));
 		saver->threads.count = session->threads.count;
 	}
 	if (tm_vector_reserve(&saver->samples, session->samples.count)) {
-		memcpy(saver->samples.items, session->samples.items, session->samples.count * sizeof(*session->samples.items));
+		memcpy(saver->samples.items, session->samples.items,
+		       session->samples.count * sizeof(*session->samples.items));
 		saver->samples.count = session->samples.count;
 		session->samples.count = 0;
 	}
@@ -120,8 +123,8 @@ void tm_saver_offer(struct tm_saver *saver)
 
 	pthread_mutex_lock(&saver->mutex);
 	if (!saver->busy && !saver->snapshot && !saver->err) {
-		struct tm_error *err = tm_snapshot_take(session->tracer, TM_SNAPSHOT_LIVE, "end", session->now_ns, false,
-							&saver->snapshot);
+		struct tm_error *err = tm_snapshot_take(session->tracer, TM_SNAPSHOT_LIVE, "end",
+							session->now_ns, false, &saver->snapshot);
 
 		tm_error_destroy(err); /* no memory for a copy now: the next one, or the end */
 		if (!err)

@@ -12,12 +12,12 @@
 
 #include "base/log.h"
 
-#define TICK_NS        (50 * 1000000ull)   /* how often the clock's affairs are looked at */
-#define STATUS_NS      (500 * 1000000ull)
-#define SAMPLE_NS      (1000 * 1000000ull) /* timeline */
-#define SAVE_NS        (5000 * 1000000ull)
+#define TICK_NS		(50 * 1000000ull) /* how often the clock's affairs are looked at */
+#define STATUS_NS	(500 * 1000000ull)
+#define SAMPLE_NS	(1000 * 1000000ull) /* timeline */
+#define SAVE_NS		(5000 * 1000000ull)
 #define STOP_TIMEOUT_MS 3000
-#define WARNINGS_MAX   20
+#define WARNINGS_MAX	20
 
 static uint64_t monotonic_ns(void)
 {
@@ -89,7 +89,8 @@ static void ignore_signal(int signal)
 	(void)signal;
 }
 
-/* A timer whose signal ends a blocking wait: so that the clock is looked at, and a request to stop is never slept over. */
+/* A timer whose signal ends a blocking wait: so that the clock is looked at, and a request to stop is never
+ * slept over. */
 static void set_heartbeat(bool on)
 {
 	struct itimerval interval = {{0, on ? TICK_NS / 1000 : 0}, {0, on ? TICK_NS / 1000 : 0}};
@@ -170,7 +171,8 @@ static struct tm_error *loop(struct tm_session *session)
 		if (!err)
 			err = handle_stop(session, &stop);
 		if (err && err->code == TM_ERROR_NO_PROCESS) {
-			/* A thread that vanished in the middle of something; if it was the last, the next wait says so. */
+			/* A thread that vanished in the middle of something; if it was the last, the next
+			 * wait says so. */
 			tm_log_debug("%s", err->message);
 			tm_error_destroy(err);
 			err = NULL;
@@ -194,15 +196,16 @@ static char *default_path(const struct tm_session *session)
 
 	/* A name that a program chose for itself must not lead out of this folder, nor garble a terminal. */
 	for (const char *c = session->info.comm; *c; c++, n++) {
-		bool plain = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') ||
-			     strchr("_+-", *c) || (*c == '.' && n);
+		bool plain = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') ||
+			     (*c >= 'a' && *c <= 'z') || strchr("_+-", *c) || (*c == '.' && n);
 
 		comm[n] = *c;
 		if (!plain)
 			comm[n] = '_';
 	}
 	comm[n] = '\0';
-	return asprintf(&path, "tmtrace.%s.%d.tmt", n ? comm : "process", session->info.pid) < 0 ? NULL : path;
+	return asprintf(&path, "tmtrace.%s.%d.tmt", n ? comm : "process", session->info.pid) < 0 ? NULL
+												 : path;
 }
 
 static struct tm_error *open_report(struct tm_session *session)
@@ -218,7 +221,8 @@ static void guess_comm(struct tm_session *session)
 {
 	const char *slash = strrchr(session->config->argv[0], '/');
 
-	snprintf(session->info.comm, sizeof(session->info.comm), "%.15s", slash ? slash + 1 : session->config->argv[0]);
+	snprintf(session->info.comm, sizeof(session->info.comm), "%.15s",
+		 slash ? slash + 1 : session->config->argv[0]);
 	session->info.pid = getpid();
 }
 
@@ -244,15 +248,19 @@ static struct tm_error *take_target(struct tm_session *session)
 
 	session->begin_ns = monotonic_ns();
 	err = session->config->attach_pid
-				       ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
-				       : tm_ptrace_launch(session->config->argv, &session->target);
+		      ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
+		      : tm_ptrace_launch(session->config->argv, &session->target);
 
 	if (err)
 		return err;
+	if (session->config->attach_pid) { /* it may have replaced its image since it was looked at */
+		tm_process_info_deinit(&session->info);
+		err = tm_procfs_identify(session->target->pid, &session->info);
+	}
 	session->info.pid = session->target->pid;
 	session->target->thread_gone = tm_threads_gone;
 	session->target->thread_gone_context = session;
-	return NULL;
+	return err;
 }
 
 static struct tm_error *assemble(struct tm_session *session)
@@ -298,11 +306,13 @@ static void announce(struct tm_session *session)
 {
 	if (session->config->started)
 		session->config->started(session->config->context, session->info.pid, session->info.comm,
-					 tm_probe_function_count(session->probe), tm_probe_module_count(session->probe),
+					 tm_probe_function_count(session->probe),
+					 tm_probe_module_count(session->probe),
 					 tm_breakpoints_count_in_place(session->breakpoints));
 }
 
-/* With breakpoints in the target an end of ours would be its end: the memory killer should choose somebody else. */
+/* With breakpoints in the target an end of ours would be its end: the memory killer should choose somebody
+ * else. */
 static void avoid_memory_killer(void)
 {
 	_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -311,8 +321,8 @@ static void avoid_memory_killer(void)
 		tm_log_info("cannot lower oom_score_adj: %s", strerror(errno));
 }
 
-/* Every file that the target has mapped is kept open, so that it is still there for names when the target is gone. Not before the
-   fork: a command that we start has its own limits. */
+/* Every file that the target has mapped is kept open, so that it is still there for names when the target is
+   gone. Not before the fork: a command that we start has its own limits. */
 static void allow_many_files(void)
 {
 	struct rlimit limit;
@@ -325,7 +335,8 @@ static void allow_many_files(void)
 
 /* ---- end ---- */
 
-/* What was seen while the threads came to a stop: a forked child has our breakpoints in a memory of its own. */
+/* What was seen while the threads came to a stop: a forked child has our breakpoints in a memory of its own.
+ */
 static void handle_unseen(struct tm_session *session)
 {
 	struct tm_stop stop;
@@ -347,7 +358,8 @@ static struct tm_error *leave_target(struct tm_session *session)
 	if (session->exited || session->target->exited)
 		return NULL;
 	err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
-	if (err && err->code == TM_ERROR_TIMEOUT) { /* single bytes can be restored under a running thread as well */
+	if (err &&
+	    err->code == TM_ERROR_TIMEOUT) { /* single bytes can be restored under a running thread as well */
 		tm_session_warn(session, err->message);
 		tm_error_destroy(err);
 		err = NULL;
@@ -421,8 +433,6 @@ static struct tm_error *finish(struct tm_session *session, struct tm_error *trac
 
 	if (session->saver)
 		err = tm_saver_finish(session->saver);
-	if (trace_err && !tm_tracebacks_count(tm_tracer_tracebacks(session->tracer)))
-		traced = false;
 	if (!traced || (trace_err && trace_err->code == TM_ERROR_NOT_FOUND)) {
 		tm_report_writer_discard(session->writer);
 		session->writer = NULL;

@@ -1,6 +1,6 @@
 /*
- * One trace, from attach to the saved report: the event loop, and the only place where target, probe, unwinder, model and report meet. It
- * prints nothing: what a user should see goes through the callbacks.
+ * One trace, from attach to the saved report: the event loop, and the only place where target, probe,
+ * unwinder, model and report meet. It prints nothing: what a user should see goes through the callbacks.
  */
 #ifndef TM_SESSION_SESSION_H
 #define TM_SESSION_SESSION_H
@@ -16,37 +16,39 @@
 struct tm_session_status {
 	uint64_t elapsed_ns;
 	uint64_t current, peak, blocks; /* bytes, bytes, number */
-	uint64_t events;                /* allocations and frees so far */
-	uint64_t events_per_second;     /* since the status before */
+	uint64_t events;		/* allocations and frees so far */
+	uint64_t events_per_second;	/* since the status before */
 };
 
 struct tm_session_config {
-	pid_t attach_pid;              /* 0: start `argv` */
-	char *const *argv;             /* NULL-terminated */
-	const char *output;            /* NULL: tmtrace.COMM.PID.tmt in the current folder */
-	bool force;                    /* overwrite an existing file */
-	uint64_t duration_ns;          /* 0: until it ends */
-	unsigned nframe;               /* 1..65535 */
-	const char *const *skip;       /* globs of function names that own no line */
+	pid_t attach_pid;	 /* 0: start `argv` */
+	char *const *argv;	 /* NULL-terminated */
+	const char *output;	 /* NULL: tmtrace.COMM.PID.tmt in the current folder */
+	bool force;		 /* overwrite an existing file */
+	uint64_t duration_ns;	 /* 0: until it ends */
+	unsigned nframe;	 /* 1..65535 */
+	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
-	volatile sig_atomic_t *stop;   /* set by a signal handler: end the trace */
+	volatile sig_atomic_t *stop; /* set by a signal handler: end the trace */
 
-	void *context;                 /* of the callbacks; each may be NULL */
-	void (*started)(void *context, pid_t pid, const char *comm, size_t functions, size_t modules, size_t in_place);
+	void *context; /* of the callbacks; each may be NULL */
+	void (*started)(void *context, pid_t pid, const char *comm, size_t functions, size_t modules,
+			size_t in_place);
 	void (*status)(void *context, const struct tm_session_status *status); /* about twice a second */
 	void (*warning)(void *context, const char *text);
-	void (*saving)(void *context, size_t done, size_t total); /* frames named, while the report is written */
+	void (*saving)(void *context, size_t done,
+		       size_t total); /* frames named, while the report is written */
 };
 
 struct tm_session_result {
-	char *path;          /* of the report; the caller frees */
-	bool exited;         /* the target ended: wait_status as wait(2) gives it */
+	char *path;  /* of the report; the caller frees */
+	bool exited; /* the target ended: wait_status as wait(2) gives it */
 	int wait_status;
-	size_t foreign;      /* places of code that somebody else had changed meanwhile, left as they were */
+	size_t foreign; /* places of code that somebody else had changed meanwhile, left as they were */
 };
 
-/* Runs a whole trace. An error means that nothing was traced, or that the report could not be saved; the target was let go in
-   either case, unharmed. */
+/* Runs a whole trace. An error means that nothing was traced, or that the report could not be saved; the
+   target was let go in either case, unharmed. */
 struct tm_error *tm_session_run(const struct tm_session_config *config, struct tm_session_result *result);
 
 #endif

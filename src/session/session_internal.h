@@ -1,6 +1,7 @@
 /*
- * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen, stacks.c makes tracebacks of
- * captures, events.c feeds the model, saver.c writes the report while the trace goes on, record.c its beginning and end.
+ * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
+ * stacks.c makes tracebacks of captures, events.c feeds the model, saver.c writes the report while the trace
+ * goes on, record.c its beginning and end.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -39,19 +40,20 @@ struct tm_session {
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
 
-	uint64_t begin_ns;       /* CLOCK_MONOTONIC when the target was first touched */
-	uint64_t attach_ns;      /* from then until all breakpoints were in place and the target ran on */
-	uint64_t detach_ns;      /* from the wish to stop until the target was let go */
-	uint64_t now_ns;         /* since then; of the stop that is being handled */
-	uint64_t next_tick_ns;   /* when to look at the world besides the events */
+	uint64_t begin_ns;     /* CLOCK_MONOTONIC when the target was first touched */
+	uint64_t attach_ns;    /* from then until all breakpoints were in place and the target ran on */
+	uint64_t detach_ns;    /* from the wish to stop until the target was let go */
+	uint64_t now_ns;       /* since then; of the stop that is being handled */
+	uint64_t next_tick_ns; /* when to look at the world besides the events */
 	uint64_t next_sample_ns, next_save_ns;
 	struct tm_session_status status;
 	uint64_t status_ns, status_events;
 
 	/* follow.c */
-	int root_fd, proc_fd;    /* /proc/PID/root, /proc/PID */
+	int root_fd, proc_fd;	    /* /proc/PID/root, /proc/PID */
 	uint64_t loader_breakpoint; /* the dynamic linker's r_brk; 0: none */
-	uint64_t entry_breakpoint;  /* the program's first instruction, where r_brk cannot be found at a start; 0: none */
+	uint64_t entry_breakpoint; /* the program's first instruction, where r_brk cannot be found at a start;
+				      0: none */
 	struct tm_vector(struct tm_loaded) loaded;
 	struct tm_strbuf images; /* the elements of a JSON array: paths of the programs that ran */
 	unsigned exec_count;
@@ -59,7 +61,7 @@ struct tm_session {
 	/* stacks.c */
 	struct tm_walk walk;
 	struct tm_vector(uint32_t) frames;
-	uint64_t fp_frames;      /* frames that only the frame pointer led to: code without CFI */
+	uint64_t fp_frames; /* frames that only the frame pointer led to: code without CFI */
 
 	/* events.c */
 	uint64_t lost;
@@ -67,7 +69,7 @@ struct tm_session {
 	/* what the report tells besides */
 	struct tm_vector(struct tm_snapshot *) snapshots; /* named ones, kept to the end */
 	struct tm_vector(struct tm_report_thread) threads;
-	struct tm_map thread_index;                       /* tid -> index of its latest row in threads */
+	struct tm_map thread_index;			   /* tid -> index of its latest row in threads */
 	struct tm_vector(struct tm_report_sample) samples; /* not saved yet */
 	size_t warnings;
 	const char *ended;
@@ -88,8 +90,8 @@ struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, boo
 void tm_follow_close(struct tm_session *session);
 
 /* stacks.c */
-struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture,
-				     uint32_t *traceback);
+struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
+				     const struct tm_capture *capture, uint32_t *traceback);
 uint64_t tm_stacks_original_pc(void *session, uint64_t pc);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
 
@@ -107,7 +109,8 @@ struct tm_error *tm_record_end(struct tm_session *session);
 
 /* saver.c */
 struct tm_error *tm_saver_create(struct tm_session *session, struct tm_saver **out);
-void tm_saver_offer(struct tm_saver *saver);        /* saves the present state, unless a save is still going on */
-struct tm_error *tm_saver_finish(struct tm_saver *saver); /* waits for it, ends the thread; the saver is gone */
+void tm_saver_offer(struct tm_saver *saver); /* saves the present state, unless a save is still going on */
+struct tm_error *
+tm_saver_finish(struct tm_saver *saver); /* waits for it, ends the thread; the saver is gone */
 
 #endif

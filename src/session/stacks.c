@@ -8,8 +8,10 @@ static struct tm_frame frame_of(const struct tm_walk_frame *walked)
 	return (struct tm_frame){walked->lookup - walked->module->bias, walked->module->number};
 }
 
-/* The next capture of the thread takes as much of the stack as this walk needed, or a little less than before if that was far too much. */
-static void adapt_capture(struct tm_thread *thread, const struct tm_walk *walk, const struct tm_capture *capture)
+/* The next capture of the thread takes as much of the stack as this walk needed, or a little less than before
+ * if that was far too much. */
+static void adapt_capture(struct tm_thread *thread, const struct tm_walk *walk,
+			  const struct tm_capture *capture)
 {
 	const struct tm_walk_frame *last = walk->count ? &walk->frames[walk->count - 1] : NULL;
 	uint64_t needed = last && last->cfa > capture->start ? last->cfa - capture->start : 0;
@@ -24,15 +26,16 @@ static void adapt_capture(struct tm_thread *thread, const struct tm_walk *walk, 
 }
 
 /* Frame 0 of the walk is the allocator function itself: the traceback begins with its caller. */
-struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture,
-				     uint32_t *traceback)
+struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
+				     const struct tm_capture *capture, uint32_t *traceback)
 {
 	struct tm_tracebacks *tracebacks = tm_tracer_tracebacks(session->tracer);
 	struct tm_walk *walk = &session->walk;
 	size_t total, stored;
 	enum tm_cut cut;
 
-	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true, TM_NFRAME_MAX, walk);
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true,
+		  TM_NFRAME_MAX, walk);
 	adapt_capture(thread, walk, capture);
 	session->fp_frames += walk->fp_frames;
 	total = walk->count ? walk->count - 1 : 0;
@@ -45,7 +48,8 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 		if (session->frames.items[i] == UINT32_MAX)
 			return tm_error_out_of_memory();
 	}
-	*traceback = tm_tracebacks_intern(tracebacks, session->frames.items, (uint32_t)stored, (uint32_t)total, cut);
+	*traceback = tm_tracebacks_intern(tracebacks, session->frames.items, (uint32_t)stored,
+					  (uint32_t)total, cut);
 	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
 }
 
@@ -56,7 +60,8 @@ uint64_t tm_stacks_original_pc(void *context, uint64_t pc)
 	return tm_breakpoints_original_pc(session->breakpoints, pc);
 }
 
-/* Is there a signal frame between the thread's present frame and the one whose CFA is given? The thread stands at a function's entry. */
+/* Is there a signal frame between the thread's present frame and the one whose CFA is given? The thread
+ * stands at a function's entry. */
 bool tm_stacks_in_signal_handler(void *context, struct tm_thread *thread, uint64_t cfa)
 {
 	struct tm_session *session = context;
@@ -66,7 +71,8 @@ bool tm_stacks_in_signal_handler(void *context, struct tm_thread *thread, uint64
 	bool in_handler = false;
 
 	capture.start = thread->regs.value[session->target->arch->sp];
-	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX, walk);
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true,
+		  TM_NFRAME_MAX, walk);
 	for (size_t i = 0; i < walk->count; i++) {
 		in_handler = in_handler || walk->frames[i].is_signal;
 		if (walk->frames[i].cfa == cfa)

@@ -1,4 +1,5 @@
-/* The threads that a report names: who they were, from when to when. A number may be used again by a later thread. */
+/* The threads that a report names: who they were, from when to when. A number may be used again by a later
+ * thread. */
 #include "session/session_internal.h"
 
 #include <string.h>

@@ -7,7 +7,7 @@
 #include "base/vector.h"
 #include "target/pad.h"
 
-#define PAD_STEPS_MAX 16 /* a pad holds fewer instructions */
+#define PAD_STEPS_MAX	16 /* a pad holds fewer instructions */
 #define STOP_TIMEOUT_MS 3000
 
 struct tm_breakpoints {
@@ -15,10 +15,11 @@ struct tm_breakpoints {
 	struct tm_pads *pads;
 	struct tm_map by_address; /* address -> struct tm_breakpoint * */
 	size_t in_place;
-	bool pads_refused;        /* no page may be mapped: asked once */
+	bool pads_refused; /* no page may be mapped: asked once */
 };
 
-struct tm_error *tm_breakpoints_create(struct tm_target *target, struct tm_pads *pads, struct tm_breakpoints **out)
+struct tm_error *tm_breakpoints_create(struct tm_target *target, struct tm_pads *pads,
+				       struct tm_breakpoints **out)
 {
 	struct tm_breakpoints *breakpoints = calloc(1, sizeof(*breakpoints));
 
@@ -78,9 +79,10 @@ size_t tm_breakpoints_count_in_place(const struct tm_breakpoints *breakpoints)
 
 /* ---- inserting ---- */
 
-/* The bytes from address on as the program has them: without other breakpoints of ours. Near the end of a mapping fewer than wanted. */
-static struct tm_error *read_original(const struct tm_breakpoints *breakpoints, uint64_t address, uint8_t *bytes,
-				      size_t *size)
+/* The bytes from address on as the program has them: without other breakpoints of ours. Near the end of a
+ * mapping fewer than wanted. */
+static struct tm_error *read_original(const struct tm_breakpoints *breakpoints, uint64_t address,
+				      uint8_t *bytes, size_t *size)
 {
 	struct tm_error *err = tm_target_read(breakpoints->target, address, bytes, *size);
 
@@ -98,15 +100,16 @@ static struct tm_error *read_original(const struct tm_breakpoints *breakpoints, 
 	for (size_t i = 0; i < *size; i++) {
 		const struct tm_breakpoint *other = tm_breakpoint_find(breakpoints, address + i);
 
-		for (size_t j = 0; other && j < breakpoints->target->arch->breakpoint_size && i + j < *size; j++)
+		for (size_t j = 0; other && j < breakpoints->target->arch->breakpoint_size && i + j < *size;
+		     j++)
 			bytes[i + j] = other->shadow[j];
 	}
 	return NULL;
 }
 
 /* Gives the breakpoint a pad if one can be had. */
-static void relocate(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint, const uint8_t *bytes,
-		     size_t size)
+static void relocate(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint,
+		     const uint8_t *bytes, size_t size)
 {
 	struct tm_error *err;
 
@@ -134,13 +137,15 @@ static struct tm_error *insert(struct tm_breakpoints *breakpoints, struct tm_bre
 		return err;
 	if (size < arch->breakpoint_size || memcmp(bytes, arch->breakpoint, arch->breakpoint_size) == 0)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "somebody else's breakpoint stands at 0x%" PRIx64 ": another debugger or probe is at work",
+				       "somebody else's breakpoint stands at 0x%" PRIx64
+				       ": another debugger or probe is at work",
 				       breakpoint->address);
 	memcpy(breakpoint->shadow, bytes, arch->breakpoint_size);
 	relocate(breakpoints, breakpoint, bytes, size);
 	if (!tm_map_put(&breakpoints->by_address, breakpoint->address, (uintptr_t)breakpoint))
 		return tm_error_out_of_memory();
-	err = tm_target_write(breakpoints->target, breakpoint->address, arch->breakpoint, arch->breakpoint_size);
+	err = tm_target_write(breakpoints->target, breakpoint->address, arch->breakpoint,
+			      arch->breakpoint_size);
 	if (err) {
 		tm_map_remove(&breakpoints->by_address, breakpoint->address);
 		return err;
@@ -172,7 +177,8 @@ struct tm_error *tm_breakpoint_insert(struct tm_breakpoints *breakpoints, uint64
 
 /* ---- going on from one ---- */
 
-/* With every other thread held, so that none runs past the place while the original instruction stands there. */
+/* With every other thread held, so that none runs past the place while the original instruction stands there.
+ */
 static struct tm_error *step_in_place(struct tm_breakpoints *breakpoints, struct tm_thread *thread,
 				      const struct tm_breakpoint *breakpoint)
 {
@@ -238,10 +244,12 @@ struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, 
 
 	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
 		/* The child may have lost a mapping (MADV_DONTFORK): what is not there needs no scrubbing. */
-		struct tm_error *err = target->ops->read_child(target, child, breakpoint->address, present, size);
+		struct tm_error *err =
+			target->ops->read_child(target, child, breakpoint->address, present, size);
 
 		if (!err && memcmp(present, target->arch->breakpoint, size) == 0)
-			err = target->ops->write_child(target, child, breakpoint->address, breakpoint->shadow, size);
+			err = target->ops->write_child(target, child, breakpoint->address, breakpoint->shadow,
+						       size);
 		if (err && err->code == TM_ERROR_NO_MEMORY) {
 			tm_error_destroy(err);
 			err = NULL;
@@ -262,14 +270,15 @@ uint64_t tm_breakpoints_original_pc(const struct tm_breakpoints *breakpoints, ui
 	if (pc == code)
 		return original; /* also in a pad that an earlier trace left */
 	breakpoint = tm_breakpoint_find(breakpoints, original);
-	for (size_t i = 0; breakpoint && breakpoint->pad == code && i < breakpoint->relocated.point_count; i++)
+	for (size_t i = 0; breakpoint && breakpoint->pad == code && i < breakpoint->relocated.point_count;
+	     i++)
 		if (breakpoint->relocated.points[i].pad_offset == pc - code)
 			return breakpoint->relocated.points[i].original_pc;
 	return 0;
 }
 
-/* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has none it is stepped
-   until it has left. */
+/* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has
+   none it is stepped until it has left. */
 static struct tm_error *leave_pad(struct tm_breakpoints *breakpoints, struct tm_thread *thread)
 {
 	struct tm_target *target = breakpoints->target;
@@ -309,7 +318,8 @@ static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
 }
 
 /* Writes the original bytes back and looks whether they are there. */
-static struct tm_error *restore(struct tm_target *target, const struct tm_breakpoint *breakpoint, size_t *foreign)
+static struct tm_error *restore(struct tm_target *target, const struct tm_breakpoint *breakpoint,
+				size_t *foreign)
 {
 	uint8_t size = target->arch->breakpoint_size, present[4];
 	struct tm_error *err = tm_target_read(target, breakpoint->address, present, size);
@@ -328,7 +338,9 @@ static struct tm_error *restore(struct tm_target *target, const struct tm_breakp
 	if (!err)
 		err = tm_target_read(target, breakpoint->address, present, size);
 	if (!err && memcmp(present, breakpoint->shadow, size) != 0)
-		err = tm_error_create(TM_ERROR_OTHER, "the original code at 0x%" PRIx64 " could not be restored", breakpoint->address);
+		err = tm_error_create(TM_ERROR_OTHER,
+				      "the original code at 0x%" PRIx64 " could not be restored",
+				      breakpoint->address);
 	return err;
 }
 

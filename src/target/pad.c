@@ -117,7 +117,8 @@ static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
 		if (!tm_map_put(&pads->by_original, slot->original, code_of(region, i)))
 			return tm_error_out_of_memory();
 	}
-	tm_log_info("pads: using region 0x%" PRIx64 " of an earlier trace again, %u slots", start, region->next - FIRST_SLOT);
+	tm_log_info("pads: using region 0x%" PRIx64 " of an earlier trace again, %u slots", start,
+		    region->next - FIRST_SLOT);
 	return NULL;
 }
 
@@ -138,7 +139,8 @@ struct tm_error *tm_pads_adopt(struct tm_pads *pads)
 	for (size_t i = 0; i < mappings.count; i++) {
 		const struct tm_mapping *mapping = &mappings.items[i];
 
-		for (uint64_t at = mapping->start; may_be_region(mapping) && at < mapping->end; at += TM_PAD_REGION_SIZE) {
+		for (uint64_t at = mapping->start; may_be_region(mapping) && at < mapping->end;
+		     at += TM_PAD_REGION_SIZE) {
 			err = adopt_region(pads, at);
 			if (err)
 				return err;
@@ -158,10 +160,12 @@ static bool in_reach(const struct tm_pads *pads, const struct region *region, ui
 {
 	uint64_t reach = pads->target->arch->near_reach;
 
-	return distance(region->start, address) < reach && distance(region->start + TM_PAD_REGION_SIZE, address) < reach;
+	return distance(region->start, address) < reach &&
+	       distance(region->start + TM_PAD_REGION_SIZE, address) < reach;
 }
 
-/* MAP_FIXED_NOREPLACE came with Linux 4.17; an older kernel takes the address as a hint, so the result is looked at. */
+/* MAP_FIXED_NOREPLACE came with Linux 4.17; an older kernel takes the address as a hint, so the result is
+ * looked at. */
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
@@ -177,21 +181,30 @@ static struct tm_error *map_region(struct tm_pads *pads, struct tm_thread *threa
 
 	if (err)
 		return err;
-	place = tm_mappings_find_gap(&mappings, page, page + 4096, TM_PAD_REGION_SIZE, arch->near_reach - (16u << 20));
+	place = tm_mappings_find_gap(&mappings, page, page + 4096, TM_PAD_REGION_SIZE,
+				     arch->near_reach - (16u << 20));
 	if (!place)
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "no free memory near 0x%" PRIx64 " for a pad", near_address);
-	const uint64_t arguments[6] = {place, TM_PAD_REGION_SIZE, PROT_READ | PROT_EXEC,
-				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0};
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "no free memory near 0x%" PRIx64 " for a pad",
+				       near_address);
+	const uint64_t arguments[6] = {place,
+				       TM_PAD_REGION_SIZE,
+				       PROT_READ | PROT_EXEC,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+				       UINT64_MAX,
+				       0};
 	err = tm_target_system_call(pads->target, thread, arch->syscall_mmap, arguments, &result);
 	if (err)
 		return err;
 	if (result < 0 && result > -4096)
-		return tm_error_errno((int)-result, "process %d cannot map a pad at 0x%" PRIx64, pads->target->pid, place);
+		return tm_error_errno((int)-result, "process %d cannot map a pad at 0x%" PRIx64,
+				      pads->target->pid, place);
 	if ((uint64_t)result != place) {
 		const uint64_t undo[6] = {(uint64_t)result, TM_PAD_REGION_SIZE};
 
-		tm_error_destroy(tm_target_system_call(pads->target, thread, arch->syscall_munmap, undo, &result));
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "the kernel refused the place 0x%" PRIx64 " for a pad", place);
+		tm_error_destroy(
+			tm_target_system_call(pads->target, thread, arch->syscall_munmap, undo, &result));
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "the kernel refused the place 0x%" PRIx64 " for a pad", place);
 	}
 	err = tm_target_write(pads->target, place, &expected_header, sizeof(expected_header));
 	if (err)
@@ -216,8 +229,8 @@ static struct tm_error *find_room(struct tm_pads *pads, struct tm_thread *thread
 }
 
 /* The code goes in first, so that a slot with a size always holds whole code, also for a later trace. */
-static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, uint64_t original, const uint8_t *code,
-				  size_t size)
+static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, uint64_t original,
+				  const uint8_t *code, size_t size)
 {
 	unsigned index = region->next;
 	struct slot slot = {original, size};
@@ -245,8 +258,9 @@ static bool slot_holds(struct tm_pads *pads, uint64_t pad, const uint8_t *code, 
 	return same;
 }
 
-struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread, uint64_t original, const uint8_t *bytes,
-				  size_t size, size_t min_bytes, uint64_t *pad, struct tm_relocated *relocated)
+struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread, uint64_t original,
+				  const uint8_t *bytes, size_t size, size_t min_bytes, uint64_t *pad,
+				  struct tm_relocated *relocated)
 {
 	const struct tm_arch *arch = pads->target->arch;
 	const uint64_t *earlier = tm_map_get(&pads->by_original, original);
@@ -276,15 +290,16 @@ static uint64_t find_placed(struct tm_pads *pads, uint64_t near_address, const u
 		const struct region *region = pads->regions.items[i];
 
 		for (unsigned j = FIRST_SLOT; in_reach(pads, region, near_address) && j < region->next; j++)
-			if (region->slots[j].original == code_of(region, j) && region->slots[j].code_size == size &&
+			if (region->slots[j].original == code_of(region, j) &&
+			    region->slots[j].code_size == size &&
 			    slot_holds(pads, code_of(region, j), code, size))
 				return code_of(region, j);
 	}
 	return 0;
 }
 
-struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address, const uint8_t *code,
-			       size_t size, uint64_t *pad)
+struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
+			       const uint8_t *code, size_t size, uint64_t *pad)
 {
 	struct region *region = NULL;
 	struct tm_error *err;

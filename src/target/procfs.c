@@ -195,23 +195,26 @@ static struct tm_error *check_architecture(pid_t pid, struct tm_process_info *in
 	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno == EACCES || errno == EPERM ? tm_procfs_explain_refusal(pid)
-							 : tm_error_errno(errno, "cannot open the executable of process %d", pid);
+		return errno == EACCES || errno == EPERM
+			       ? tm_procfs_explain_refusal(pid)
+			       : tm_error_errno(errno, "cannot open the executable of process %d", pid);
 	if (read(fd, ident, sizeof(ident)) != (ssize_t)sizeof(ident) || memcmp(ident, ELFMAG, SELFMAG) != 0)
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d (%s): %s is not an ELF file", pid, info->comm,
-				       info->exe ? info->exe : "its executable");
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d (%s): %s is not an ELF file", pid,
+				       info->comm, info->exe ? info->exe : "its executable");
 	if (ident[EI_CLASS] != ELFCLASS64)
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "process %d (%s) is a 32-bit program: only 64-bit targets can be traced", pid,
-				       info->comm);
+		return tm_error_create(
+			TM_ERROR_UNSUPPORTED,
+			"process %d (%s) is a 32-bit program: only 64-bit targets can be traced", pid,
+			info->comm);
 	memcpy(&machine, ident + EI_NIDENT + 2, sizeof(machine));
 	info->arch = tm_arch_by_machine(machine);
 	if (info->arch != tm_arch_host())
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "process %d (%s) is a program for another architecture (%s, e_machine %u); this "
-				       "tmtrace traces %s",
-				       pid, info->comm, info->arch ? info->arch->name : "unknown", machine,
-				       tm_arch_host()->name);
+		return tm_error_create(
+			TM_ERROR_UNSUPPORTED,
+			"process %d (%s) is a program for another architecture (%s, e_machine %u); this "
+			"tmtrace traces %s",
+			pid, info->comm, info->arch ? info->arch->name : "unknown", machine,
+			tm_arch_host()->name);
 	return NULL;
 }
 
@@ -261,11 +264,13 @@ struct tm_error *tm_procfs_inspect(pid_t pid, struct tm_process_info *info)
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d is tmtrace itself", pid);
 	if (stat_number(pid, pid, 9, &flags) && (flags & PF_KTHREAD))
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "process %d (%s) is a kernel thread: it has no memory of its own", pid, info->comm);
-	if (state == 'Z' || state == 'X')
-		return tm_error_create(TM_ERROR_NO_PROCESS,
-				       "process %d (%s) is a zombie: it has ended and waits for its parent to notice", pid,
+				       "process %d (%s) is a kernel thread: it has no memory of its own", pid,
 				       info->comm);
+	if (state == 'Z' || state == 'X')
+		return tm_error_create(
+			TM_ERROR_NO_PROCESS,
+			"process %d (%s) is a zombie: it has ended and waits for its parent to notice", pid,
+			info->comm);
 	err = check_not_traced(pid, info);
 	return err ? err : tm_procfs_identify(pid, info);
 }
@@ -282,7 +287,8 @@ void tm_process_info_deinit(struct tm_process_info *info)
 static int yama_scope(void)
 {
 	_cleanup_free_ char *text = NULL;
-	_cleanup_error_ struct tm_error *err = tm_file_read_all("/proc/sys/kernel/yama/ptrace_scope", &text, NULL);
+	_cleanup_error_ struct tm_error *err =
+		tm_file_read_all("/proc/sys/kernel/yama/ptrace_scope", &text, NULL);
 
 	return err ? 0 : atoi(text);
 }
@@ -299,36 +305,42 @@ struct tm_error *tm_procfs_explain_refusal(pid_t pid)
 	tm_procfs_status_number(getpid(), getpid(), "Seccomp", 10, &seccomp);
 	tm_procfs_status_number(pid, pid, "Uid", 10, &uid);
 	if (!(capabilities & CAP_SYS_PTRACE_BIT) && uid != geteuid())
-		return tm_error_create(TM_ERROR_PERMISSION,
-				       "not permitted to trace process %d (%s): it belongs to user %" PRIu64
-				       " and tmtrace runs as user %u; run it as that user or as root (capability "
-				       "CAP_SYS_PTRACE)",
-				       pid, comm, uid, geteuid());
+		return tm_error_create(
+			TM_ERROR_PERMISSION,
+			"not permitted to trace process %d (%s): it belongs to user %" PRIu64
+			" and tmtrace runs as user %u; run it as that user or as root (capability "
+			"CAP_SYS_PTRACE)",
+			pid, comm, uid, geteuid());
 	if (scope == 3)
-		return tm_error_create(TM_ERROR_PERMISSION,
-				       "not permitted to trace process %d (%s): /proc/sys/kernel/yama/ptrace_scope is 3, "
-				       "no process may be traced until the machine is started again without it",
-				       pid, comm);
+		return tm_error_create(
+			TM_ERROR_PERMISSION,
+			"not permitted to trace process %d (%s): /proc/sys/kernel/yama/ptrace_scope is 3, "
+			"no process may be traced until the machine is started again without it",
+			pid, comm);
 	if (!(capabilities & CAP_SYS_PTRACE_BIT) && scope >= 1)
-		return tm_error_create(TM_ERROR_PERMISSION,
-				       "not permitted to trace process %d (%s): /proc/sys/kernel/yama/ptrace_scope is %d; "
-				       "run tmtrace as root, start the program with `tmtrace -- COMMAND`%s",
-				       pid, comm, scope,
-				       scope == 1 ? ", or allow it: sysctl kernel.yama.ptrace_scope=0" : "");
+		return tm_error_create(
+			TM_ERROR_PERMISSION,
+			"not permitted to trace process %d (%s): /proc/sys/kernel/yama/ptrace_scope is %d; "
+			"run tmtrace as root, start the program with `tmtrace -- COMMAND`%s",
+			pid, comm, scope,
+			scope == 1 ? ", or allow it: sysctl kernel.yama.ptrace_scope=0" : "");
 	if (seccomp)
-		return tm_error_create(TM_ERROR_PERMISSION,
-				       "not permitted to trace process %d (%s): tmtrace itself runs under a seccomp filter, "
-				       "which may forbid ptrace(2) (a container's default profile: give it "
-				       "--cap-add=SYS_PTRACE)",
-				       pid, comm);
+		return tm_error_create(
+			TM_ERROR_PERMISSION,
+			"not permitted to trace process %d (%s): tmtrace itself runs under a seccomp filter, "
+			"which may forbid ptrace(2) (a container's default profile: give it "
+			"--cap-add=SYS_PTRACE)",
+			pid, comm);
 	if (!(capabilities & CAP_SYS_PTRACE_BIT))
-		return tm_error_create(TM_ERROR_PERMISSION,
-				       "not permitted to trace process %d (%s): it is not dumpable (it changed its user or "
-				       "holds capabilities that tmtrace lacks); run tmtrace as root (capability "
-				       "CAP_SYS_PTRACE)",
-				       pid, comm);
-	return tm_error_create(TM_ERROR_PERMISSION,
-			       "not permitted to trace process %d (%s), although tmtrace has CAP_SYS_PTRACE here: the "
-			       "process is in another user namespace, is init, or a security module forbids it",
-			       pid, comm);
+		return tm_error_create(
+			TM_ERROR_PERMISSION,
+			"not permitted to trace process %d (%s): it is not dumpable (it changed its user or "
+			"holds capabilities that tmtrace lacks); run tmtrace as root (capability "
+			"CAP_SYS_PTRACE)",
+			pid, comm);
+	return tm_error_create(
+		TM_ERROR_PERMISSION,
+		"not permitted to trace process %d (%s), although tmtrace has CAP_SYS_PTRACE here: the "
+		"process is in another user namespace, is init, or a security module forbids it",
+		pid, comm);
 }

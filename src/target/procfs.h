@@ -10,22 +10,23 @@
 #include "base/mapping.h"
 
 struct tm_process_info {
-	pid_t pid;               /* of the thread group's leader */
+	pid_t pid; /* of the thread group's leader */
 	char comm[32];
-	char *exe;               /* link text of /proc/PID/exe; NULL if unreadable */
-	char *command;           /* JSON array of the arguments */
+	char *exe;     /* link text of /proc/PID/exe; NULL if unreadable */
+	char *command; /* JSON array of the arguments */
 	const struct tm_arch *arch;
 };
 
-/* Looks whether pid could be traced, before anything is changed: no such process, kernel thread, zombie, already traced (and by
-   whom), 32-bit or foreign, tmtrace itself. A thread's number stands for its process. */
+/* Looks whether pid could be traced, before anything is changed: no such process, kernel thread, zombie,
+   already traced (and by whom), 32-bit or foreign, tmtrace itself. A thread's number stands for its process.
+ */
 struct tm_error *tm_procfs_inspect(pid_t pid, struct tm_process_info *info);
 /* The same for a process that we trace already: after an exec. */
 struct tm_error *tm_procfs_identify(pid_t pid, struct tm_process_info *info);
 void tm_process_info_deinit(struct tm_process_info *info);
 
-/* The kernel refused (EPERM) to trace pid: an error that says which of uid, yama, capability, seccomp is in the way, and
-   the cure. */
+/* The kernel refused (EPERM) to trace pid: an error that says which of uid, yama, capability, seccomp is in
+   the way, and the cure. */
 struct tm_error *tm_procfs_explain_refusal(pid_t pid);
 
 struct tm_error *tm_procfs_mappings(pid_t pid, struct tm_mappings *mappings);

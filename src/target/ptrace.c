@@ -122,7 +122,8 @@ static struct tm_error *read_fd(int fd, uint64_t address, void *buffer, size_t s
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return tm_error_errno(n ? errno : ESRCH, "cannot read %zu bytes at 0x%" PRIx64, size, address);
+			return tm_error_errno(n ? errno : ESRCH, "cannot read %zu bytes at 0x%" PRIx64, size,
+					      address);
 		done += (size_t)n;
 	}
 	return NULL;
@@ -136,11 +137,15 @@ static struct tm_error *write_fd(int fd, uint64_t address, const void *bytes, si
 		n = pwrite(fd, bytes, size, (off_t)address);
 	} while (n < 0 && errno == EINTR);
 	if (n != (ssize_t)size)
-		return tm_error_errno(n < 0 ? errno : n ? EIO : ESRCH, "cannot write %zu bytes at 0x%" PRIx64, size, address);
+		return tm_error_errno(n < 0 ? errno
+				      : n   ? EIO
+					    : ESRCH,
+				      "cannot write %zu bytes at 0x%" PRIx64, size, address);
 	return NULL;
 }
 
-/* process_vm_readv is the faster one from a page on; it refuses a process whose first thread has ended, so /proc/PID/mem stays. */
+/* process_vm_readv is the faster one from a page on; it refuses a process whose first thread has ended, so
+ * /proc/PID/mem stays. */
 static struct tm_error *read_memory(struct tm_target *target, uint64_t address, void *buffer, size_t size)
 {
 	if (size >= 4096) {
@@ -162,7 +167,8 @@ static size_t read_some(struct tm_target *target, uint64_t address, void *buffer
 	return n < 0 ? 0 : (size_t)n;
 }
 
-static struct tm_error *write_memory(struct tm_target *target, uint64_t address, const void *bytes, size_t size)
+static struct tm_error *write_memory(struct tm_target *target, uint64_t address, const void *bytes,
+				     size_t size)
 {
 	return write_fd(tm_ptrace_of(target)->mem_fd, address, bytes, size);
 }
@@ -175,7 +181,8 @@ static int open_child_memory(pid_t child)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-static struct tm_error *read_child(struct tm_target *target, pid_t child, uint64_t address, void *buffer, size_t size)
+static struct tm_error *read_child(struct tm_target *target, pid_t child, uint64_t address, void *buffer,
+				   size_t size)
 {
 	_cleanup_close_ int fd = open_child_memory(child);
 
@@ -184,8 +191,8 @@ static struct tm_error *read_child(struct tm_target *target, pid_t child, uint64
 		      : read_fd(fd, address, buffer, size);
 }
 
-static struct tm_error *write_child(struct tm_target *target, pid_t child, uint64_t address, const void *bytes,
-				    size_t size)
+static struct tm_error *write_child(struct tm_target *target, pid_t child, uint64_t address,
+				    const void *bytes, size_t size)
 {
 	_cleanup_close_ int fd = open_child_memory(child);
 
@@ -200,7 +207,8 @@ static struct tm_error *restart(struct tm_thread *thread, int request, int signa
 {
 	thread->state = TM_THREAD_RUNNING;
 	thread->regs_valid = false;
-	if (ptrace((enum __ptrace_request)request, thread->tid, NULL, (void *)(uintptr_t)signal) < 0 && errno != ESRCH)
+	if (ptrace((enum __ptrace_request)request, thread->tid, NULL, (void *)(uintptr_t)signal) < 0 &&
+	    errno != ESRCH)
 		return thread_error(thread, "resume");
 	return NULL;
 }
@@ -233,7 +241,8 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 	return err;
 }
 
-/* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is kept for later. */
+/* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is
+ * kept for later. */
 static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
 {
 	int status;
@@ -253,8 +262,9 @@ static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread
 	}
 }
 
-/* Signals are kept off meanwhile: a handler that returned to the instruction would make it count twice. What comes
-   nevertheless is the instruction's own fault, and then it is done. A group stop that began is asked for again. */
+/* Signals are kept off meanwhile: a handler that returned to the instruction would make it count twice. What
+   comes nevertheless is the instruction's own fault, and then it is done. A group stop that began is asked
+   for again. */
 static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thread)
 {
 	bool group_stop = false;
@@ -349,7 +359,8 @@ static struct tm_error *find_syscall_insn(struct tm_ptrace *pt)
 		if (!mapping->executable || !mapping->readable || strcmp(mapping->path, "[vsyscall]") == 0 ||
 		    size > 64u << 20 || !(bytes = malloc(size)))
 			continue;
-		_cleanup_error_ struct tm_error *unreadable = read_memory(&pt->base, mapping->start, bytes, size);
+		_cleanup_error_ struct tm_error *unreadable =
+			read_memory(&pt->base, mapping->start, bytes, size);
 		if (unreadable)
 			continue;
 		found = memmem(bytes, size, arch->syscall_insn, arch->syscall_insn_size);
@@ -359,15 +370,18 @@ static struct tm_error *find_syscall_insn(struct tm_ptrace *pt)
 		pt->syscall_image = pt->base.image;
 		return NULL;
 	}
-	return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run", pt->base.pid);
+	return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run",
+			       pt->base.pid);
 }
 
-/* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has one. */
+/* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has
+ * one. */
 static bool may_inject(const struct tm_thread *thread)
 {
 	uint64_t seccomp;
 
-	return thread->state == TM_THREAD_STOPPED && !thread->signal && !(thread->backend & THREAD_IN_VFORK) &&
+	return thread->state == TM_THREAD_STOPPED && !thread->signal &&
+	       !(thread->backend & THREAD_IN_VFORK) &&
 	       tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp == 0;
 }
 
@@ -388,7 +402,8 @@ static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
 	memcpy((char *)regset + offset, &value, sizeof(value));
 }
 
-static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number, const uint64_t arguments[6])
+static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number,
+			 const uint64_t arguments[6])
 {
 	const struct tm_arch *arch = pt->base.arch;
 
@@ -400,8 +415,8 @@ static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long numb
 	put_word(regset, arch->regset_offsets[arch->pc], pt->syscall_insn);
 }
 
-/* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group stop in effect gives
-   the stop signal's number instead of SIGTRAP: any event stop will do. */
+/* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group
+   stop in effect gives the stop signal's number instead of SIGTRAP: any event stop will do. */
 static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 {
 	int status;
@@ -414,7 +429,8 @@ static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 		if (err)
 			return err;
 		if (!tm_ptrace_wait_thread(pt, thread, &status))
-			return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended in an injected system call");
+			return tm_error_create(TM_ERROR_NO_PROCESS,
+					       "a thread ended in an injected system call");
 		thread->state = TM_THREAD_STOPPED;
 		if (status >> 16 == PTRACE_EVENT_STOP)
 			break;
@@ -428,8 +444,9 @@ static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 }
 
 /*
- * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling, does restoring the
- * registers also restart a system call of the target's own that our stop interrupted (arch_do_signal_or_restart).
+ * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling,
+ * does restoring the registers also restart a system call of the target's own that our stop interrupted
+ * (arch_do_signal_or_restart).
  */
 static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thread, int64_t *result)
 {
@@ -457,7 +474,8 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 
 	if (!thread)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "no thread of process %d may run a system call for tmtrace: all have a seccomp filter",
+				       "no thread of process %d may run a system call for tmtrace: all have "
+				       "a seccomp filter",
 				       target->pid);
 	err = find_syscall_insn(pt);
 	if (!err)
@@ -481,7 +499,8 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 	restore_err = set_regset(thread, saved, target->arch->regset_size);
 	if (!restore_err)
 		restore_err = restore_signals(thread, mask);
-	thread->regs_valid = regs_valid && !restore_err; /* as before: a stop's pc may be another one than the kernel's */
+	thread->regs_valid =
+		regs_valid && !restore_err; /* as before: a stop's pc may be another one than the kernel's */
 	if (err)
 		tm_error_destroy(restore_err);
 	return err ? err : restore_err;

@@ -11,13 +11,19 @@
 #include "target/ptrace.h"
 #include "target/ptrace_internal.h"
 
-#define ATTACH_TIMEOUT_MS 3000
+#define ATTACH_TIMEOUT_MS  3000
 #define DETACH_PATIENCE_MS 2000
 
 static struct tm_error *create(pid_t pid, const struct tm_arch *arch, struct tm_ptrace **out)
 {
-	struct tm_ptrace *pt = calloc(1, sizeof(*pt));
+	struct tm_ptrace *pt;
 
+	if (!tm_procfs_same_memory(getpid(), getpid()))
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "this kernel has no kcmp(2) (CONFIG_KCMP, or a seccomp filter): "
+				       "tmtrace could not tell a child "
+				       "that shares the target's memory from one that has its own");
+	pt = calloc(1, sizeof(*pt));
 	if (!pt)
 		return tm_error_out_of_memory();
 	pt->base.ops = &tm_ptrace_ops;
@@ -81,7 +87,8 @@ static bool seize_task(pid_t tid, void *context)
 		int reason = errno;
 
 		/* It ended, or was born, between the listing and now. */
-		if (reason == ESRCH || strchr("ZX", tm_procfs_state(seizing->tgid, tid)) || is_ours(seizing->tgid, tid))
+		if (reason == ESRCH || strchr("ZX", tm_procfs_state(seizing->tgid, tid)) ||
+		    is_ours(seizing->tgid, tid))
 			return true;
 		seizing->errno_value = reason;
 		seizing->failed = tid;
@@ -95,8 +102,8 @@ static bool seize_task(pid_t tid, void *context)
 	return true;
 }
 
-/* Threads that a seized one creates come by themselves; those that an unseized one created meanwhile are in the
-   next listing. So the group is complete when a whole pass finds nothing new. */
+/* Threads that a seized one creates come by themselves; those that an unseized one created meanwhile are in
+   the next listing. So the group is complete when a whole pass finds nothing new. */
 static struct tm_error *seize_group(struct tm_ptrace *pt, pid_t tgid)
 {
 	struct seizing seizing = {.pt = pt, .tgid = tgid};
@@ -110,12 +117,14 @@ static struct tm_error *seize_group(struct tm_ptrace *pt, pid_t tgid)
 		if (seizing.errno_value == EPERM || seizing.errno_value == EACCES)
 			return tm_procfs_explain_refusal(tgid);
 		if (seizing.errno_value)
-			return tm_error_errno(seizing.errno_value, "cannot trace thread %d of process %d", seizing.failed, tgid);
+			return tm_error_errno(seizing.errno_value, "cannot trace thread %d of process %d",
+					      seizing.failed, tgid);
 	} while (seizing.seized);
 	return NULL;
 }
 
-/* A vfork or clone(CLONE_VM) child that already lives would run onto our breakpoints with nobody to catch it. */
+/* A vfork or clone(CLONE_VM) child that already lives would run onto our breakpoints with nobody to catch it.
+ */
 static bool seize_if_peer(pid_t pid, void *context)
 {
 	struct seizing *seizing = context;
@@ -128,6 +137,20 @@ static bool seize_if_peer(pid_t pid, void *context)
 		seizing->err = NULL;
 	}
 	return !seizing->err;
+}
+
+/* An exec that came while the threads were being stopped: what is attached to is the new image, and nothing
+ * was done to the old. */
+static void forget_exec(struct tm_ptrace *pt)
+{
+	for (size_t i = 0; i < pt->queued.count; i++) {
+		if (pt->queued.items[i].kind != TM_STOP_EXEC)
+			continue;
+		pt->queued.items[i].thread->backend &= ~(uint64_t)THREAD_REPORTING;
+		memmove(pt->queued.items + i, pt->queued.items + i + 1,
+			(--pt->queued.count - i) * sizeof(*pt->queued.items));
+		i--;
+	}
 }
 
 struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct tm_target **out)
@@ -151,8 +174,11 @@ struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct 
 		err = tm_ptrace_open_memory(pt);
 	if (!err)
 		err = tm_ptrace_stop_all(&pt->base, ATTACH_TIMEOUT_MS);
+	if (!err)
+		forget_exec(pt);
 	if (!err && pt->base.exited)
-		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d ended while tmtrace attached to it", pid);
+		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d ended while tmtrace attached to it",
+				      pid);
 	if (err) {
 		tm_ptrace_destroy(&pt->base);
 		return tm_error_prefix(err, "nothing was changed");
@@ -163,12 +189,14 @@ struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct 
 
 /* ---- launch ---- */
 
-static void become_program(char *const argv[], int go_fd, int result_fd)
+/* go: a pipe that says when; its other end is closed here, so that an end of tmtrace is an end of file. */
+static void become_program(char *const argv[], const int go[2], int result_fd)
 {
-	char go;
+	char word;
 	int reason;
 
-	if (read(go_fd, &go, 1) != 1)
+	close(go[1]);
+	if (read(go[0], &word, 1) != 1)
 		_exit(127);
 	execvp(argv[0], argv);
 	reason = errno;
@@ -182,7 +210,8 @@ static struct tm_error *start(struct tm_ptrace *pt, int go_fd)
 	pid_t pid = pt->base.pid;
 
 	if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(uintptr_t)TM_PTRACE_OPTIONS) < 0)
-		return errno == EPERM ? tm_procfs_explain_refusal(pid) : tm_error_errno(errno, "cannot trace the new process %d", pid);
+		return errno == EPERM ? tm_procfs_explain_refusal(pid)
+				      : tm_error_errno(errno, "cannot trace the new process %d", pid);
 	pt->attached = true;
 	if (!tm_target_add_thread(&pt->base, pid, pid))
 		return tm_error_out_of_memory();
@@ -229,7 +258,7 @@ struct tm_error *tm_ptrace_launch(char *const argv[], struct tm_target **out)
 	if (pid < 0)
 		return tm_error_errno(errno, "cannot start a process");
 	if (pid == 0)
-		become_program(argv, go_read, result_write);
+		become_program(argv, go, result_write);
 	err = create(pid, tm_arch_host(), &pt);
 	if (!err)
 		err = start(pt, go_write);
@@ -264,8 +293,9 @@ static void release_children(struct tm_ptrace *pt)
 }
 
 /*
- * Threads that were asked to stop while they slept uninterruptibly (a parent in vfork) can be let go only when they do stop; with
- * the child running again that is soon. What remains after that is let go by the kernel when tmtrace ends.
+ * Threads that were asked to stop while they slept uninterruptibly (a parent in vfork) can be let go only
+ * when they do stop; with the child running again that is soon. What remains after that is let go by the
+ * kernel when tmtrace ends.
  */
 struct tm_error *tm_ptrace_detach(struct tm_target *target)
 {

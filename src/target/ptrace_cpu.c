@@ -73,7 +73,8 @@ void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *crea
 
 	if (!pt->steer_until_ns || creator->tid != pt->streak_tid)
 		return;
-	if (sched_getaffinity(tid, sizeof(present), &present) < 0 || sched_getaffinity(creator->tid, sizeof(own), &own) < 0)
+	if (sched_getaffinity(tid, sizeof(present), &present) < 0 ||
+	    sched_getaffinity(creator->tid, sizeof(own), &own) < 0)
 		return;
 	if (CPU_COUNT(&present) == 1 && CPU_ISSET(pt->cpu, &present) && CPU_COUNT(&own) > 1)
 		sched_setaffinity(tid, sizeof(own), &own);

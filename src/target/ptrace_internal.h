@@ -1,5 +1,6 @@
 /*
- * What ptrace.c (one stopped thread), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming and going) share.
+ * What ptrace.c (one stopped thread), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming
+ * and going) share.
  */
 #ifndef TM_TARGET_PTRACE_INTERNAL_H
 #define TM_TARGET_PTRACE_INTERNAL_H
@@ -15,28 +16,32 @@ enum {
 	THREAD_GROUP_STOP = 1, /* its last stop was a group stop: it is resumed by PTRACE_LISTEN */
 	THREAD_LISTENING = 2,  /* RUNNING for us, stopped for the world */
 	THREAD_REPORTING = 4,  /* a queued stop is about it: resume_all leaves it */
-	THREAD_IN_CALL = 8,    /* stands inside a system call (an event of fork, clone, exec) that ends when it runs on */
-	THREAD_IN_VFORK = 16,  /* the same, but it ends only with its child */
-	THREAD_PC_AHEAD = 32,  /* the kernel's pc is still behind the breakpoint instruction, thread->regs has its address: setting it
-				  back is left to whoever resumes the thread, who sets the pc anyway */
-	THREAD_PASSED_OVER = 64, /* it was let out of a group stop, which has to be asked for again at its next stop */
+	THREAD_IN_CALL =
+		8, /* stands inside a system call (an event of fork, clone, exec) that ends when it runs on */
+	THREAD_IN_VFORK = 16, /* the same, but it ends only with its child */
+	THREAD_PC_AHEAD = 32, /* the kernel's pc is still behind the breakpoint instruction, thread->regs has
+				 its address: setting it back is left to whoever resumes the thread, who sets
+				 the pc anyway */
+	THREAD_PASSED_OVER =
+		64, /* it was let out of a group stop, which has to be asked for again at its next stop */
 };
 
 struct tm_ptrace {
 	struct tm_target base;
-	int mem_fd;                              /* /proc/PID/mem */
+	int mem_fd;				 /* /proc/PID/mem */
 	struct tm_vector(struct tm_stop) queued; /* stops seen while something else was waited for */
-	struct tm_vector(pid_t) children;        /* forked children that stand still until release_child */
-	/* A birth shows twice, in either order: an event of the creator, the first stop of the new task. Tasks of which one was seen: */
-	struct tm_map unpaired;                  /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
-	size_t expected;                         /* how many TM_BIRTH_EXPECTED */
-	uint64_t syscall_insn;                   /* address of a system call instruction; 0: not looked for yet */
-	uint64_t syscall_image;                  /* the image in which it was found */
+	struct tm_vector(pid_t) children;	 /* forked children that stand still until release_child */
+	/* A birth shows twice, in either order: an event of the creator, the first stop of the new task.
+	 * Tasks of which one was seen: */
+	struct tm_map unpaired; /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
+	size_t expected;	/* how many TM_BIRTH_EXPECTED */
+	uint64_t syscall_insn;	/* address of a system call instruction; 0: not looked for yet */
+	uint64_t syscall_image; /* the image in which it was found */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
-	pid_t streak_tid;                        /* whose stops the last `streak` ones were */
+	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
-	int cpu;                                 /* where this thread is bound; -1: nowhere */
-	cpu_set_t original_affinity;             /* of this thread */
+	int cpu;		     /* where this thread is bound; -1: nowhere */
+	cpu_set_t original_affinity; /* of this thread */
 	bool attached;
 };
 
@@ -58,14 +63,16 @@ static inline struct tm_ptrace *tm_ptrace_of(struct tm_target *target)
 extern const struct tm_target_ops tm_ptrace_ops;
 struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread);
 struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
-struct tm_error *tm_ptrace_flush_pc(struct tm_target *target, struct tm_thread *thread); /* ends THREAD_PC_AHEAD */
+struct tm_error *tm_ptrace_flush_pc(struct tm_target *target,
+				    struct tm_thread *thread); /* ends THREAD_PC_AHEAD */
 struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *thread);
 struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt);
-bool tm_ptrace_trap_is_breakpoint(pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
-
+bool tm_ptrace_trap_is_breakpoint(
+	pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
 
 /* ptrace_cpu.c */
-/* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must be put back at once. */
+/* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must
+ * be put back at once. */
 bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_set_t *own);
 void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *creator, pid_t tid);
 void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own);

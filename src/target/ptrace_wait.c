@@ -1,6 +1,6 @@
 /*
- * What a wait status means: the one place where the kernel's stops (ptrace(2), "Stopped states") become ours. Signals, group
- * stops and births of processes that do not concern us are dealt with here and never reported.
+ * What a wait status means: the one place where the kernel's stops (ptrace(2), "Stopped states") become ours.
+ * Signals, group stops and births of processes that do not concern us are dealt with here and never reported.
  */
 #include <errno.h>
 #include <signal.h>
@@ -17,8 +17,8 @@
 enum mode { MODE_RUN, MODE_STOP_ALL };
 
 enum outcome {
-	OUTCOME_NOTHING,  /* dealt with */
-	OUTCOME_REPORT,   /* *stop is filled in */
+	OUTCOME_NOTHING, /* dealt with */
+	OUTCOME_REPORT,	 /* *stop is filled in */
 };
 
 bool tm_ptrace_is_stop_signal(int signal)
@@ -51,12 +51,14 @@ static void forget_birth(struct tm_ptrace *pt, pid_t tid)
 	tm_map_remove(&pt->unpaired, (uint64_t)tid);
 }
 
-/* A task that was killed at birth may have been waited for before this: it is not there any more, and not to be waited for again. */
+/* A task that was killed at birth may have been waited for before this: it is not there any more, and not to
+ * be waited for again. */
 static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 {
 	unsigned long tid;
 
-	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) < 0 || !tm_procfs_state((pid_t)tid, (pid_t)tid))
+	if (ptrace(PTRACE_GETEVENTMSG, thread->tid, NULL, &tid) < 0 ||
+	    !tm_procfs_state((pid_t)tid, (pid_t)tid))
 		return;
 	note_birth(pt, (pid_t)tid, TM_BIRTH_EXPECTED);
 	tm_ptrace_widen_new_task(pt, thread, (pid_t)tid);
@@ -81,8 +83,8 @@ static void release_cleaned(struct tm_ptrace *pt, pid_t tid)
 	ptrace(PTRACE_DETACH, tid, NULL, NULL);
 }
 
-/* Children that the target had just made when it went: they are born with our breakpoints (a daemon's start: fork, and the
-   parent ends at once). */
+/* Children that the target had just made when it went: they are born with our breakpoints (a daemon's start:
+   fork, and the parent ends at once). */
 static void release_unborn(struct tm_ptrace *pt)
 {
 	uint64_t tid, half;
@@ -117,6 +119,18 @@ static enum outcome thread_ended(struct tm_ptrace *pt, pid_t tid, int status, st
 	return OUTCOME_REPORT;
 }
 
+/* Asked of a few threads, for a process may go on without its first one, and that has no memory any more. */
+static bool shares_our_memory(const struct tm_ptrace *pt, pid_t tid)
+{
+	const struct tm_thread *thread;
+	unsigned asked = 0;
+
+	for (size_t i = 0; asked < 4 && (thread = tm_target_next_thread(&pt->base, &i)); asked++)
+		if (tm_procfs_same_memory(thread->tid, tid))
+			return true;
+	return false;
+}
+
 /* The first stop of a task that a traced one created. */
 static enum outcome task_born(struct tm_ptrace *pt, pid_t tid, int status, struct tm_stop *stop)
 {
@@ -125,7 +139,7 @@ static enum outcome task_born(struct tm_ptrace *pt, pid_t tid, int status, struc
 
 	note_birth(pt, tid, TM_BIRTH_EARLY);
 	tm_procfs_status_number(tid, tid, "Tgid", 10, &tgid);
-	if ((pid_t)tgid != pt->base.pid && !tm_procfs_same_memory(pt->base.pid, tid)) {
+	if ((pid_t)tgid != pt->base.pid && !shares_our_memory(pt, tid)) {
 		tm_vector_push(&pt->children, tid);
 		*stop = (struct tm_stop){.kind = TM_STOP_FORK, .child = tid};
 		return OUTCOME_REPORT;
@@ -154,7 +168,6 @@ static void remove_group(struct tm_ptrace *pt, pid_t tgid, const struct tm_threa
 	}
 }
 
-
 /* Stops that nobody has seen yet are void with the old image; forked children still have its breakpoints. */
 static void settle_queue(struct tm_ptrace *pt)
 {
@@ -168,15 +181,18 @@ static void settle_queue(struct tm_ptrace *pt)
 	pt->children.count = 0;
 }
 
-/* A task has a new image. A vfork child that execs leaves our memory and us; the target itself starts anew. */
-static enum outcome image_replaced(struct tm_ptrace *pt, struct tm_thread *thread, pid_t tid, struct tm_stop *stop)
+/* A task has a new image. A vfork child that execs leaves our memory and us; the target itself starts anew.
+ */
+static enum outcome image_replaced(struct tm_ptrace *pt, struct tm_thread *thread, pid_t tid,
+				   struct tm_stop *stop)
 {
 	if (tid != pt->base.pid) {
 		ptrace(PTRACE_DETACH, tid, NULL, NULL);
 		remove_group(pt, tid, NULL);
 		return OUTCOME_NOTHING;
 	}
-	/* Whichever thread called execve, it now has the leader's number (ptrace(2), "execve(2) under ptrace"). */
+	/* Whichever thread called execve, it now has the leader's number (ptrace(2), "execve(2) under
+	 * ptrace"). */
 	release_unborn(pt);
 	release_peers(pt);
 	remove_group(pt, tid, thread);
@@ -207,14 +223,16 @@ static bool at_breakpoint(struct tm_ptrace *pt, struct tm_thread *thread, uint64
 	breakpoint = tm_breakpoint_find(pt->base.breakpoints, *address);
 	if (!breakpoint)
 		return false;
-	/* Somebody's own SIGTRAP while pc happens to stand there: possible only where an instruction begins right behind the
-	   breakpoint instruction. Else the question can be spared. */
-	if (arch->breakpoint_pc_after && breakpoint->pad && breakpoint->relocated.consumed > arch->breakpoint_size)
+	/* Somebody's own SIGTRAP while pc happens to stand there: possible only where an instruction begins
+	   right behind the breakpoint instruction. Else the question can be spared. */
+	if (arch->breakpoint_pc_after && breakpoint->pad &&
+	    breakpoint->relocated.consumed > arch->breakpoint_size)
 		return true;
 	return tm_ptrace_trap_is_breakpoint(thread->tid);
 }
 
-static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum mode mode, struct tm_stop *stop)
+static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum mode mode,
+			    struct tm_stop *stop)
 {
 	uint64_t address;
 
@@ -223,7 +241,8 @@ static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum
 		return OUTCOME_NOTHING;
 	}
 	if (mode == MODE_STOP_ALL) {
-		/* Taken back: it hits the breakpoint again when it runs on, or finds the original instruction there. */
+		/* Taken back: it hits the breakpoint again when it runs on, or finds the original instruction
+		 * there. */
 		tm_error_destroy(tm_ptrace_store_pc(&pt->base, thread, address));
 		return OUTCOME_NOTHING;
 	}
@@ -234,8 +253,8 @@ static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum
 	return OUTCOME_REPORT;
 }
 
-/* A SIGTRAP of ours may still be queued behind the stop that we asked for (the kernel looks at our request first):
-   let it come out, or it would kill the target once nobody traces it. */
+/* A SIGTRAP of ours may still be queued behind the stop that we asked for (the kernel looks at our request
+   first): let it come out, or it would kill the target once nobody traces it. */
 static bool has_pending_trap(struct tm_ptrace *pt, struct tm_thread *thread)
 {
 	const struct tm_arch *arch = pt->base.arch;
@@ -249,7 +268,8 @@ static bool has_pending_trap(struct tm_ptrace *pt, struct tm_thread *thread)
 		tm_error_destroy(err);
 		return false;
 	}
-	if (!tm_breakpoint_find(pt->base.breakpoints, thread->regs.value[arch->pc] - arch->breakpoint_pc_after))
+	if (!tm_breakpoint_find(pt->base.breakpoints,
+				thread->regs.value[arch->pc] - arch->breakpoint_pc_after))
 		return false;
 	return tm_procfs_status_number(thread->tgid, thread->tid, "SigPnd", 16, &pending) &&
 	       (pending & (UINT64_C(1) << (SIGTRAP - 1)));
@@ -276,8 +296,8 @@ static enum outcome thread_stopped(struct tm_ptrace *pt, struct tm_thread *threa
 	thread->regs_valid = false;
 	if ((thread->backend & THREAD_PASSED_OVER) && event != PTRACE_EVENT_STOP)
 		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
-	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL | THREAD_IN_VFORK |
-				      THREAD_PC_AHEAD | THREAD_PASSED_OVER);
+	thread->backend &= ~(uint64_t)(THREAD_GROUP_STOP | THREAD_LISTENING | THREAD_IN_CALL |
+				       THREAD_IN_VFORK | THREAD_PC_AHEAD | THREAD_PASSED_OVER);
 	if (event == PTRACE_EVENT_EXEC)
 		return image_replaced(pt, thread, thread->tid, stop);
 	if (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK)
@@ -295,7 +315,8 @@ static enum outcome thread_stopped(struct tm_ptrace *pt, struct tm_thread *threa
 	return outcome;
 }
 
-static enum outcome understand(struct tm_ptrace *pt, pid_t tid, int status, enum mode mode, struct tm_stop *stop)
+static enum outcome understand(struct tm_ptrace *pt, pid_t tid, int status, enum mode mode,
+			       struct tm_stop *stop)
 {
 	struct tm_thread *thread;
 
@@ -309,8 +330,8 @@ static enum outcome understand(struct tm_ptrace *pt, pid_t tid, int status, enum
 	return thread_stopped(pt, thread, status, mode, stop);
 }
 
-/* Waits until a task stands still at a place from which it may run on alone. A breakpoint that it has just hit is taken back.
-   false: it is gone, or has a memory of its own by now. */
+/* Waits until a task stands still at a place from which it may run on alone. A breakpoint that it has just
+   hit is taken back. false: it is gone, or has a memory of its own by now. */
 static bool halt(struct tm_ptrace *pt, pid_t tid)
 {
 	struct tm_thread *thread = tm_target_thread(&pt->base, tid);
@@ -422,8 +443,9 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* A thread that still runs and may execute code of its own; NULL if none. One that sleeps uninterruptibly (a parent in vfork
-   waits so for its child, which we hold) stops before it returns to user mode: our request is pending. */
+/* A thread that still runs and may execute code of its own; NULL if none. One that sleeps uninterruptibly (a
+   parent in vfork waits so for its child, which we hold) stops before it returns to user mode: our request is
+   pending. */
 static struct tm_thread *find_running(struct tm_ptrace *pt, bool forgive_sleepers)
 {
 	struct tm_thread *thread;
@@ -464,12 +486,15 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 
 	if (!interrupt_all(pt) && !pt->expected)
 		return NULL;
-	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) || (pt->expected && !pt->base.exited)) {
+	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) ||
+	       (pt->expected && !pt->base.exited)) {
 		if (passed > timeout_ms && !running)
-			return tm_error_create(TM_ERROR_TIMEOUT, "a new task of process %d did not stop within %u ms", target->pid,
-					       timeout_ms);
+			return tm_error_create(TM_ERROR_TIMEOUT,
+					       "a new task of process %d did not stop within %u ms",
+					       target->pid, timeout_ms);
 		if (passed > timeout_ms)
-			return tm_error_create(TM_ERROR_TIMEOUT, "thread %d of process %d did not stop within %u ms (state %c)",
+			return tm_error_create(TM_ERROR_TIMEOUT,
+					       "thread %d of process %d did not stop within %u ms (state %c)",
 					       running->tid, target->pid, timeout_ms,
 					       tm_procfs_state(running->tgid, running->tid));
 		err = take_one(pt, &pause);
@@ -501,7 +526,8 @@ struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_
 	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));) {
 		struct tm_error *err;
 
-		if (thread == except || thread->state != TM_THREAD_STOPPED || (thread->backend & THREAD_REPORTING))
+		if (thread == except || thread->state != TM_THREAD_STOPPED ||
+		    (thread->backend & THREAD_REPORTING))
 			continue;
 		err = tm_ptrace_resume(target, thread);
 		if (err)

@@ -124,7 +124,8 @@ struct tm_thread *tm_target_next_thread(const struct tm_target *target, size_t *
 {
 	uint64_t tid, place;
 
-	return tm_map_next(&target->threads, position, &tid, &place) ? (struct tm_thread *)(uintptr_t)place : NULL;
+	return tm_map_next(&target->threads, position, &tid, &place) ? (struct tm_thread *)(uintptr_t)place
+								     : NULL;
 }
 
 struct tm_thread *tm_target_add_thread(struct tm_target *target, pid_t tid, pid_t tgid)

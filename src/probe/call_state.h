@@ -1,0 +1,51 @@
+/*
+ * What the breakpoint probe remembers of a thread: the allocator calls that it is in. calls.c and
+ * trampoline.c share it.
+ */
+#ifndef TM_PROBE_CALL_STATE_H
+#define TM_PROBE_CALL_STATE_H
+
+#include "base/vector.h"
+#include "probe/function.h"
+
+struct tm_pending {
+	const struct tm_allocator *row;
+	uint64_t function; /* address; the function itself may be forgotten meanwhile */
+	bool may_tail_jump;
+	bool trampolined;      /* its return address was replaced by the probe's trampoline */
+	unsigned signal_count; /* of the thread, at entry */
+	uint64_t cfa, return_address;
+	uint64_t old, size, out;
+	struct tm_regs regs; /* at entry */
+	uint8_t *stack;	     /* the bytes from the stack pointer on, at entry; kept for the next call */
+	size_t stack_size, stack_capacity;
+	_Alignas(16) uint8_t scratch[TM_EVENT_SCRATCH];
+};
+
+struct tm_call_state {
+	/* The innermost signal level last. Objects beyond `count` are kept for calls to come. */
+	struct tm_vector(struct tm_pending *) levels;
+	size_t allocated;
+	struct {
+		uint64_t address, cfa;
+	} last_free; /* operator delete calls free: one free, not two */
+	struct {
+		const struct tm_allocator *row;
+		uint64_t cfa;
+	} resolver; /* an IFUNC's resolver that runs; row NULL: none */
+};
+
+static inline struct tm_pending *tm_call_top(const struct tm_call_state *state)
+{
+	return state->levels.count ? state->levels.items[state->levels.count - 1] : NULL;
+}
+
+/* The call returns to the trampoline instead of its caller, whose code is a JIT's or cannot hold a
+ * breakpoint. */
+struct tm_error *tm_trampoline_redirect(struct tm_probe *probe, struct tm_thread *thread,
+					struct tm_pending *call);
+
+/* Before a detach: the return addresses of all calls that are still to come back are put back. */
+struct tm_error *tm_trampolines_restore(struct tm_probe *probe);
+
+#endif
