@@ -52,6 +52,7 @@ static const struct meta_member trace_members[] = {
 	{"nframe", META_NUMBER},
 	{"started", META_STRING},
 	{"duration_ns", META_NUMBER},
+	{"fp_frames", META_NUMBER},
 };
 
 static void put_meta(FILE *out, const struct tm_report *report, const struct meta_member *member)

@@ -29,6 +29,7 @@ struct tm_error *tm_report_writer_create(const char *path, bool force, struct tm
  * - pid, exe, command, arch, ended, images: the target. command is a JSON array of strings, images
  *   one of objects.
  * - probe, nframe, started, duration_ns: the trace. started is ISO 8601, UTC.
+ * - fp_frames: frames that only the frame pointer led to. attach_ns, detach_ns: how long the target was held up at most.
  * - lost: events that were not seen.
  * - skip: globs of allocator wrappers (skip.h), one a line. Marks the frames that are stored, too.
  */

@@ -294,6 +294,15 @@ static void put_cuts(FILE *out, const struct tm_report_view *view)
 	fputs(")\n", out);
 }
 
+/* Frames of code without CFI (a JIT's), which only their frame pointers led through. */
+static void put_fp_frames(FILE *out, const struct tm_report *report)
+{
+	const char *count = tm_report_meta(report, "fp_frames");
+
+	if (count && strcmp(count, "0") != 0)
+		fprintf(out, "no CFI:       %s frames passed by the frame pointer\n", count);
+}
+
 static void put_groups(FILE *out, const struct tm_report_view *view, const struct tm_render_options *options,
 		       const struct tm_statistics *statistics, const struct tm_statistics *functions)
 {
@@ -323,6 +332,7 @@ struct tm_error *tm_render_text(struct tm_report *report, const struct tm_report
 		put_groups(out, view, options, &statistics, &functions);
 		put_all_totals(out, view);
 		put_cuts(out, view);
+		put_fp_frames(out, report);
 		tm_statistics_deinit(&functions);
 	}
 	tm_statistics_deinit(&statistics);

@@ -52,6 +52,8 @@ class Expected(LiveTest):
             report, expected = self.trace_frames([fixture(build)])
             self.check(report, expected)
             self.assertEqual(os.path.basename(report.traceback_of(10007)[0]["filename"]), "frames.c")
+            self.assertEqual(report.load()["fp_frames"], 1, "nocfi_call's caller")
+            self.assertIn("1 frames passed by the frame pointer", report.run())
 
     def test_static_and_non_pie_programs(self):
         for build in ("frames-static", "frames-no-pie"):
