@@ -13,6 +13,7 @@ struct tm_pending {
 	uint64_t function; /* address; the function itself may be forgotten meanwhile */
 	bool may_tail_jump;
 	bool trampolined;      /* its return address was replaced by the probe's trampoline */
+	bool begun;	       /* its RESIZE_BEGIN was sent */
 	unsigned signal_count; /* of the thread, at entry */
 	uint64_t cfa, return_address;
 	uint64_t old, size, out;
@@ -33,7 +34,11 @@ struct tm_call_state {
 		const struct tm_allocator *row;
 		uint64_t cfa;
 	} resolver; /* an IFUNC's resolver that runs; row NULL: none */
+	struct tm_call_state *next_gone; /* of a thread that is gone */
 };
+
+/* Frees the states of threads that are gone. */
+void tm_calls_release_gone(struct tm_probe *probe);
 
 static inline struct tm_pending *tm_call_top(const struct tm_call_state *state)
 {

@@ -79,7 +79,7 @@ static struct tm_error *abandon(struct tm_probe *probe, struct tm_thread *thread
 	struct tm_error *err = NULL;
 
 	tm_log_debug("thread %d: a call of %s was abandoned", thread->tid, call->row->name);
-	if (call->row->kind == TM_RESIZES && call->old)
+	if (call->begun)
 		err = emit_end(probe, thread, call, TM_EVENT_RESIZE_CANCEL);
 	return err;
 }
@@ -350,7 +350,7 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 	call->row = row;
 	call->function = function->address;
 	call->may_tail_jump = function->may_tail_jump;
-	call->trampolined = false;
+	call->trampolined = call->begun = false;
 	call->signal_count = thread->signal_count;
 	call->cfa = cfa;
 	call->size = requested_size(probe, thread, row);
@@ -360,11 +360,12 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 	if (!err && function->by_return_address)
 		err = watch_return(probe, thread, call);
 	if (err) {
-		pop(state);
+		if (thread->probe == state) /* else the thread has died meanwhile, and its calls with it */
+			pop(state);
 		return lose(probe, thread, row, err);
 	}
-	return row->kind == TM_RESIZES && call->old ? emit_end(probe, thread, call, TM_EVENT_RESIZE_BEGIN)
-						    : NULL;
+	call->begun = row->kind == TM_RESIZES && call->old;
+	return call->begun ? emit_end(probe, thread, call, TM_EVENT_RESIZE_BEGIN) : NULL;
 }
 
 static struct tm_error *enter_resolver(struct tm_probe *probe, struct tm_thread *thread,
@@ -470,6 +471,7 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 	struct tm_error *err = NULL;
 
 	*ours = true;
+	tm_calls_release_gone(probe);
 	if (!state)
 		return tm_error_out_of_memory();
 	if (address == probe->trampoline)
@@ -490,6 +492,7 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 	return err;
 }
 
+/* A thread may be found dead in the middle of a hit: what the callers still hold of it goes before the next one. */
 void tm_probe_thread_gone(struct tm_probe *probe, struct tm_thread *thread)
 {
 	struct tm_call_state *state = thread->probe;
@@ -498,13 +501,24 @@ void tm_probe_thread_gone(struct tm_probe *probe, struct tm_thread *thread)
 		return;
 	while (state->levels.count)
 		tm_error_destroy(abandon(probe, thread, pop(state)));
-	for (size_t i = 0; i < state->allocated; i++) {
-		free(state->levels.items[i]->stack);
-		free(state->levels.items[i]);
-	}
-	tm_vector_deinit(&state->levels);
-	free(state);
+	state->next_gone = probe->gone;
+	probe->gone = state;
 	thread->probe = NULL;
+}
+
+void tm_calls_release_gone(struct tm_probe *probe)
+{
+	while (probe->gone) {
+		struct tm_call_state *state = probe->gone;
+
+		probe->gone = state->next_gone;
+		for (size_t i = 0; i < state->allocated; i++) {
+			free(state->levels.items[i]->stack);
+			free(state->levels.items[i]);
+		}
+		tm_vector_deinit(&state->levels);
+		free(state);
+	}
 }
 
 /* A thread that has just returned to the trampoline, and was stopped before that could be told, goes where it

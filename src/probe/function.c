@@ -1,5 +1,5 @@
 /* Which functions are traced, and where they are left. */
-#include "probe/function.h"
+#include "probe/call_state.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -48,6 +48,7 @@ void tm_probe_destroy(struct tm_probe *probe)
 	if (!probe)
 		return;
 	forget_functions(probe);
+	tm_calls_release_gone(probe);
 	tm_map_deinit(&probe->entries);
 	tm_map_deinit(&probe->exits);
 	tm_map_deinit(&probe->returns);

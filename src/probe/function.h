@@ -18,11 +18,14 @@ struct tm_function {
 	bool may_tail_jump;	/* another function's return may be this one's */
 };
 
+struct tm_call_state;
+
 struct tm_probe {
 	struct tm_probe_config config;
 	struct tm_map entries;	     /* address of first instruction -> struct tm_function * */
 	struct tm_map exits;	     /* address of a return instruction -> struct tm_function * */
 	struct tm_map returns;	     /* return address in a caller -> 1 */
+	struct tm_call_state *gone;  /* of threads that are gone: freed before the next hit */
 	struct tm_map armed_modules; /* module number -> functions in it */
 	uint64_t trampoline; /* where calls return to whose caller's code must not be touched; 0: not made yet
 			      */

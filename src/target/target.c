@@ -1,7 +1,5 @@
 #include "target/target.h"
 
-#include <assert.h>
-
 static void release_buried(struct tm_target *target)
 {
 	for (size_t i = 0; i < target->buried.count; i++)
@@ -41,7 +39,8 @@ struct tm_error *tm_target_fetch_regs(struct tm_target *target, struct tm_thread
 {
 	struct tm_error *err;
 
-	assert(thread->state == TM_THREAD_STOPPED);
+	if (thread->state != TM_THREAD_STOPPED) /* killed while its stop was being handled */
+		return tm_error_create(TM_ERROR_NO_PROCESS, "thread %d does not stand still", thread->tid);
 	if (thread->regs_valid)
 		return NULL;
 	err = target->ops->fetch_regs(target, thread);

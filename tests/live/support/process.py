@@ -114,8 +114,13 @@ class Process:
     def fail(self, what):
         running = self.popen.poll()
         state = "still running" if running is None else f"ended with {running}"
-        said = f"stdout: {self.out.data[-2000:]!r}\nstderr: {self.err.data[-2000:]!r}"
+        said = f"stdout: {self.tail(self.out)}\nstderr: {self.tail(self.err)}"
         raise Failed(f"{' '.join(self.argv)}: {what} ({state})\n{said}")
+
+    @staticmethod
+    def tail(output):
+        """Long enough for what a sanitizer says."""
+        return output.data[-8000:].decode(errors="replace")
 
     def send(self, data=b"\n"):
         try:
