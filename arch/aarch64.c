@@ -50,6 +50,8 @@ const struct tm_arch tm_arch_aarch64 = {
 	.breakpoint = {0x00, 0x00, 0x20, 0xd4}, /* brk #0 */
 	.breakpoint_pc_after = 0,
 	.insn_align = 4,
+	.stop_point_size = 4,
+	.stop_point = {0x1f, 0x20, 0x03, 0xd5}, /* nop */
 
 	.regset_size = USER_PT_REGS_SIZE,
 	.regset_offsets = regset_offsets,

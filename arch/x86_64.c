@@ -56,6 +56,8 @@ const struct tm_arch tm_arch_x86_64 = {
 	.breakpoint = {0xcc}, /* int3 */
 	.breakpoint_pc_after = 1,
 	.insn_align = 1,
+	.stop_point_size = 2,
+	.stop_point = {0x66, 0x90}, /* xchg %ax,%ax */
 
 	.regset_size = USER_REGS_SIZE,
 	.regset_offsets = regset_offsets,

@@ -119,6 +119,16 @@ static const struct option options[] = {
 	{NULL, 0, NULL, 0},
 };
 
+static int take_domain(struct trace *trace, const char *name)
+{
+	if (strcmp(name, "both") == 0)
+		return usage_error("--domain both is not there yet: trace native and python one after the other");
+	if (strcmp(name, "python") != 0 && strcmp(name, "native") != 0)
+		return usage_error("--domain: \"%s\" is not known; there are native and python", name);
+	trace->session.domain = strcmp(name, "python") == 0 ? TM_SESSION_PYTHON : TM_SESSION_NATIVE;
+	return 0;
+}
+
 /* 0, or the exit status of a usage error. */
 static int take_option(struct trace *trace, int option)
 {
@@ -148,9 +158,7 @@ static int take_option(struct trace *trace, int option)
 		trace->session.nframe = (unsigned)number;
 		return 0;
 	case OPTION_DOMAIN:
-		if (strcmp(optarg, "native") != 0)
-			return usage_error("--domain: \"%s\" is not known; there is native", optarg);
-		return 0;
+		return take_domain(trace, optarg);
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:
@@ -183,6 +191,8 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("either --attach PID or a command, not both (\"%s\")", argv[optind]);
 	if (!trace->session.attach_pid && optind == argc)
 		return usage_error("what is to be traced: --attach PID, or a command");
+	if (!trace->session.nframe) /* as tracemalloc's; native code is seldom told by its last caller */
+		trace->session.nframe = trace->session.domain == TM_SESSION_PYTHON ? 1 : 64;
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;
 	trace->session.skip_count = trace->skip.count;
@@ -198,18 +208,13 @@ static void clear_line(struct trace *trace)
 	trace->line_shown = false;
 }
 
-static void show_started(void *context, pid_t pid, const char *comm, size_t functions, size_t modules,
-			 size_t in_place)
+static void show_started(void *context, pid_t pid, const char *comm, const char *what)
 {
 	struct trace *trace = context;
 
 	if (trace->quiet)
 		return;
-	fprintf(stderr, "tmtrace: tracing %d (%s): %zu functions in %zu modules", pid, comm, functions,
-		modules);
-	if (in_place)
-		fprintf(stderr, "; %zu breakpoints step in place, which is slow", in_place);
-	fputs("; end with Ctrl-C\n", stderr);
+	fprintf(stderr, "tmtrace: tracing %d (%s): %s; end with Ctrl-C\n", pid, comm, what);
 }
 
 static void show_status(void *context, const struct tm_session_status *status)
@@ -341,7 +346,7 @@ static int run(struct trace *trace)
 
 int tm_cmd_trace(int argc, char **argv)
 {
-	struct trace trace = {.limit = 10, .session = {.nframe = 64, .stop = &stop_requested}};
+	struct trace trace = {.limit = 10, .session = {.stop = &stop_requested}};
 	int status = parse(&trace, argc, argv);
 
 	trace.status_line = !trace.quiet && isatty(STDERR_FILENO);

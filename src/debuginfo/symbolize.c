@@ -237,6 +237,11 @@ static struct tm_error *locate(struct tm_symbolizer *symbolizer, const struct tm
 	return NULL;
 }
 
+char *tm_symbolizer_source(struct tm_symbolizer *symbolizer, const char *filename, uint32_t lineno)
+{
+	return tm_source_texts_line(symbolizer->sources, filename, lineno);
+}
+
 struct tm_error *tm_symbolize(struct tm_symbolizer *symbolizer, const struct tm_module *module,
 			      uint64_t offset, struct tm_locations *out)
 {

@@ -32,6 +32,9 @@ struct tm_error *tm_symbolize(struct tm_symbolizer *symbolizer, const struct tm_
 			      struct tm_locations *out);
 void tm_locations_deinit(struct tm_locations *locations);
 
+/* The text of a source line without white space around it, the caller's to free; NULL if it is not at hand. */
+char *tm_symbolizer_source(struct tm_symbolizer *symbolizer, const char *filename, uint32_t lineno);
+
 /* Demangles an Itanium C++ or Rust (legacy, v0) name; a copy of the name itself if it is neither. */
 char *tm_demangle(const char *name);
 

@@ -9,6 +9,7 @@
 #include "target/target.h"
 
 #define TM_DOMAIN_NATIVE 0u
+#define TM_DOMAIN_PYTHON 0u /* as in tracemalloc; the two are not traced together */
 #define TM_EVENT_SCRATCH 64
 
 enum tm_event_kind {
@@ -27,9 +28,11 @@ struct tm_event {
 	uint32_t domain;
 	struct tm_thread *thread;
 	uint64_t address, old_address, size; /* size in bytes, as requested; count * size saturates */
-	void *scratch; /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
-	bool nested;   /* FREE inside another allocator call: it concerns known blocks only */
-	struct tm_capture capture; /* at the allocator function's entry: the frame above it is the caller */
+	void *scratch;                       /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
+	bool nested;                         /* FREE inside another allocator call: it concerns known blocks only */
+	uint64_t thread_pointer;             /* ALLOCATE, RESIZE_END of an interpreter's allocator: names the thread whose Python frames
+					        own the block; 0: a native call */
+	struct tm_capture capture;           /* of a native call, at the function's entry: the frame above it is the caller */
 };
 
 /*

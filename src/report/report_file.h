@@ -48,6 +48,18 @@ struct tm_report_sample {
 	uint64_t current, blocks, rss; /* rss in bytes, 0 if unknown */
 };
 
+/*
+ * Names for frames that stand in no module: those of an interpreter, whose module numbers begin at `first`. Their rows are shown under
+ * `module`, and are named at every save (without the text of the line, which the last save adds). Called in the thread that saves.
+ */
+struct tm_named_frames {
+	uint32_t first;
+	uint32_t module;
+	void *context;
+	/* The texts are borrowed, and stay valid as long as the source. */
+	void (*name)(void *context, struct tm_frame place, const char **function, const char **filename, uint32_t *lineno);
+};
+
 /* Everything one save needs. Only new frames and tracebacks are written; a snapshot of a name that is
    there replaces it. */
 struct tm_report_save {
@@ -56,6 +68,7 @@ struct tm_report_save {
 	const struct tm_tracebacks *tracebacks;
 	const struct tm_module_map *modules;
 	struct tm_symbolizer *symbolizer; /* NULL: frames are stored without names for now */
+	const struct tm_named_frames *named; /* NULL: every frame stands in a module */
 	const struct tm_snapshot *const *snapshots;
 	size_t snapshot_count;
 	const struct tm_report_thread *threads;

@@ -75,6 +75,39 @@ static struct tm_error *put_frame_row(struct tm_report_writer *writer, const str
 	return tm_writer_put(writer, &row);
 }
 
+/* ---- frames of an interpreter ---- */
+
+static bool is_named(const struct tm_report_save *save, struct tm_frame place)
+{
+	return save->named && place.module >= save->named->first;
+}
+
+static void name_place(const struct tm_named_frames *named, struct tm_frame place, struct tm_location *location)
+{
+	const char *function, *filename;
+
+	named->name(named->context, place, &function, &filename, &location->lineno);
+	location->function = (char *)function;
+	location->filename = (char *)filename;
+}
+
+/* Its names are known at once, and to the last save the text of its line too. */
+static struct tm_error *put_named_frame(struct tm_report_writer *writer, const struct tm_report_save *save,
+					uint32_t id, struct tm_frame place)
+{
+	_cleanup_free_ char *source = NULL;
+	struct tm_location location = {0};
+	const struct frame_row row = {.id = id, .place = {0, save->named->module}, .location = &location};
+
+	name_place(save->named, place, &location);
+	if (save->symbolizer)
+		source = tm_symbolizer_source(save->symbolizer, location.filename, location.lineno);
+	location.source = source;
+	return put_frame_row(writer, save, &row);
+}
+
+/* ---- frames in modules ---- */
+
 /* A frame is stored without names; tm_writer_name_frames gives it some. */
 static struct tm_error *put_frame(struct tm_report_writer *writer, const struct tm_report_save *save,
 				  uint32_t number, uint32_t *id)
@@ -87,7 +120,8 @@ static struct tm_error *put_frame(struct tm_report_writer *writer, const struct 
 			return tm_error_out_of_memory();
 	if (!writer->frames.items[number].id) {
 		row.place = tm_tracebacks_get_frame(save->tracebacks, number);
-		err = put_frame_row(writer, save, &row);
+		err = is_named(save, row.place) ? put_named_frame(writer, save, row.id, row.place)
+						: put_frame_row(writer, save, &row);
 		if (err)
 			return err;
 		writer->frames.items[number].id = ++writer->last_frame_id;
@@ -213,8 +247,13 @@ static struct tm_error *name_frame(struct tm_report_writer *writer, const struct
 	struct tm_frame place = tm_tracebacks_get_frame(save->tracebacks, number);
 	struct tm_stored_frame *frame = &writer->frames.items[number];
 	struct tm_locations locations;
-	struct tm_error *err = symbolize(writer, save, place, &locations);
+	struct tm_error *err;
 
+	if (is_named(save, place)) {
+		frame->named_by = writer->save_number;
+		return put_named_frame(writer, save, frame->id, place);
+	}
+	err = symbolize(writer, save, place, &locations);
 	if (!err)
 		err = put_locations(writer, save, frame->id, place, &locations);
 	tm_locations_deinit(&locations);

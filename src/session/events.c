@@ -15,6 +15,8 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 		.size = event->size,
 		.time = session->now_ns,
 	};
+	if (event->thread_pointer)
+		return tm_python_traceback(session, event->thread_pointer, &allocation->traceback);
 	return tm_stacks_traceback(session, event->thread, &event->capture, &allocation->traceback);
 }
 
@@ -34,6 +36,7 @@ static void take_free(struct tm_session *session, const struct tm_event *event)
 {
 	if (event->nested && !tm_tracer_knows(session->tracer, event->domain, event->old_address))
 		return;
+	tm_python_freed(session, event->old_address);
 	tm_tracer_untrack(session->tracer, event->domain, event->old_address);
 }
 

@@ -107,11 +107,11 @@ static struct tm_error *arm_loaded(struct tm_session *session)
 			continue;
 		if (!tm_vector_push(&session->loaded, (struct tm_loaded){i, module->start, module->end}))
 			return tm_error_out_of_memory();
-		err = tm_probe_arm_module(session->probe, module, &armed);
+		err = session->python ? NULL : tm_probe_arm_module(session->probe, module, &armed);
 		if (err)
 			return err;
 	}
-	return NULL;
+	return tm_python_look(session);
 }
 
 static struct tm_error *update_modules(struct tm_session *session)
@@ -221,7 +221,9 @@ struct tm_error *tm_follow_attached(struct tm_session *session)
 		err = update_modules(session);
 	if (err)
 		return err;
-	if (!tm_probe_function_count(session->probe))
+	if (session->python && !tm_python_is_armed(session))
+		return tm_python_not_armed(session);
+	if (!session->python && !tm_probe_function_count(session->probe))
 		return nothing_found(session);
 	return watch_loader(session, find_r_brk(session));
 }
@@ -290,6 +292,7 @@ struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable)
 	tm_breakpoints_forget_all(session->breakpoints);
 	tm_pads_forget_all(session->pads);
 	tm_probe_reset(session->probe);
+	tm_python_reset(session);
 	session->loaded.count = 0;
 	session->loader_breakpoint = session->entry_breakpoint = 0;
 	tm_process_info_deinit(&session->info);
@@ -312,6 +315,7 @@ struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child)
 	struct tm_error *err = tm_breakpoints_scrub_child(session->breakpoints, child), *released;
 
 	tm_probe_scrub_child(session->probe, child);
+	tm_python_scrub_child(session, child);
 	released = session->target->ops->release_child(session->target, child);
 	if (err && err->code == TM_ERROR_NO_PROCESS) { /* killed before it ran */
 		tm_error_destroy(err);

@@ -90,12 +90,8 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	uname(&host);
 	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
 	const struct text_fact facts[] = {
-		{"arch", session->target->arch->name},
-		{"probe", "breakpoint"},
-		{"started", started},
-		{"kernel", kernel},
-		{"version", TM_VERSION},
-		{"skip", skip.text},
+		{"arch", session->target->arch->name}, {"probe", session->python ? "slot" : "breakpoint"}, {"started", started},
+		{"kernel", kernel}, {"version", TM_VERSION}, {"skip", skip.text},
 	};
 	err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts));
 	if (!err)
@@ -111,10 +107,13 @@ static struct tm_error *write_end(struct tm_session *session)
 		{"warnings", session->warnings},   {"fp_frames", session->fp_frames},
 		{"attach_ns", session->attach_ns}, {"detach_ns", session->detach_ns},
 	};
+	const struct text_fact interpreter = {"interpreter", tm_python_description(session)};
 	struct tm_error *err = write_program(session); /* an exec may have changed it */
 
 	if (!err)
 		err = write_texts(session->writer, &ended, 1);
+	if (!err && session->python)
+		err = write_texts(session->writer, &interpreter, 1);
 	return err ? err : write_numbers(session->writer, facts, TM_ARRAY_SIZE(facts));
 }
 
@@ -124,6 +123,7 @@ struct tm_error *tm_record_end(struct tm_session *session)
 	struct tm_report_save request = {
 		.tracebacks = tm_tracer_tracebacks(session->tracer),
 		.modules = session->modules,
+		.named = tm_python_named_frames(session),
 		.threads = session->threads.items,
 		.thread_count = session->threads.count,
 		.samples = session->samples.items,

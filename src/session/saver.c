@@ -28,6 +28,7 @@ static struct tm_error *save(struct tm_saver *saver, const struct tm_snapshot *s
 	struct tm_report_save request = {
 		.tracebacks = tm_tracer_tracebacks(saver->session->tracer),
 		.modules = saver->session->modules,
+		.named = tm_python_named_frames(saver->session),
 		.snapshots = snapshots,
 		.snapshot_count = 1,
 		.threads = saver->threads.items,

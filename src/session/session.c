@@ -106,8 +106,10 @@ static void set_heartbeat(bool on)
 static struct tm_error *handle_breakpoint(struct tm_session *session, const struct tm_stop *stop)
 {
 	bool ours = false;
-	struct tm_error *err = tm_probe_hit(session->probe, stop->thread, stop->address, &ours);
+	struct tm_error *err = tm_python_hit(session, stop->thread, stop->address, &ours);
 
+	if (!err && !ours)
+		err = tm_probe_hit(session->probe, stop->thread, stop->address, &ours);
 	tm_ptrace_follow_cpu(session->target, stop->thread, session->now_ns);
 	if (!err && !ours)
 		err = tm_follow_hit(session, stop->address, &ours);
@@ -286,6 +288,8 @@ static struct tm_error *assemble(struct tm_session *session)
 		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
 	};
 	err = tm_probe_create(&config, &session->probe);
+	if (!err && session->config->domain == TM_SESSION_PYTHON)
+		err = tm_python_create(session);
 	return err ? err : tm_saver_create(session, &session->saver);
 }
 
@@ -302,13 +306,20 @@ static struct tm_error *start_attached(struct tm_session *session)
 	return err ? err : tm_record_start(session);
 }
 
-static void announce(struct tm_session *session)
+void tm_session_announce(struct tm_session *session)
 {
-	if (session->config->started)
-		session->config->started(session->config->context, session->info.pid, session->info.comm,
-					 tm_probe_function_count(session->probe),
-					 tm_probe_module_count(session->probe),
-					 tm_breakpoints_count_in_place(session->breakpoints));
+	_cleanup_(tm_strbuf_deinit) struct tm_strbuf what = {0};
+	size_t in_place = tm_breakpoints_count_in_place(session->breakpoints);
+
+	if (tm_python_is_armed(session))
+		tm_strbuf_puts(&what, tm_python_description(session));
+	else
+		tm_strbuf_printf(&what, "%zu functions in %zu modules", tm_probe_function_count(session->probe),
+				 tm_probe_module_count(session->probe));
+	if (in_place)
+		tm_strbuf_printf(&what, "; %zu breakpoints step in place, which is slow", in_place);
+	if (session->config->started && !what.failed)
+		session->config->started(session->config->context, session->info.pid, session->info.comm, what.text);
 }
 
 /* With breakpoints in the target an end of ours would be its end: the memory killer should choose somebody
@@ -349,6 +360,20 @@ static void handle_unseen(struct tm_session *session)
 	}
 }
 
+/* Slots first: a breakpoint that is gone is then not missed. */
+static struct tm_error *restore_target(struct tm_session *session)
+{
+	struct tm_error *err = tm_python_disarm(session);
+	size_t slots = session->foreign;
+
+	if (!err)
+		err = tm_probe_disarm(session->probe);
+	if (!err)
+		err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
+	session->foreign += slots;
+	return err;
+}
+
 /* Everything in the target as it was, then let go. */
 static struct tm_error *leave_target(struct tm_session *session)
 {
@@ -367,9 +392,7 @@ static struct tm_error *leave_target(struct tm_session *session)
 	if (session->probe)
 		handle_unseen(session);
 	if (!err && session->probe && image == session->target->image && !session->target->exited) {
-		err = tm_probe_disarm(session->probe);
-		if (!err)
-			err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
+		err = restore_target(session);
 	}
 	detach_err = tm_target_detach(session->target);
 	session->detach_ns = monotonic_ns() - begin;
@@ -391,6 +414,7 @@ static void release(struct tm_session *session)
 	if (session->target)
 		session->target->breakpoints = NULL;
 	tm_target_destroy(session->target);
+	tm_python_destroy(session->python);
 	tm_probe_destroy(session->probe);
 	tm_breakpoints_destroy(session->breakpoints);
 	tm_pads_destroy(session->pads);
@@ -413,13 +437,15 @@ static struct tm_error *trace(struct tm_session *session)
 		err = start_attached(session);
 	session->attach_ns = monotonic_ns() - session->begin_ns;
 	if (!err && session->config->attach_pid)
-		announce(session);
+		tm_session_announce(session);
 	if (!err) {
 		avoid_memory_killer();
 		set_heartbeat(true);
 		err = loop(session);
 		set_heartbeat(false);
 	}
+	if (!err && session->python && !tm_python_is_armed(session))
+		err = tm_python_not_armed(session);
 	leave_err = leave_target(session);
 	if (err)
 		tm_error_destroy(leave_err);

@@ -1,7 +1,7 @@
 /*
- * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
- * stacks.c makes tracebacks of captures, events.c feeds the model, saver.c writes the report while the trace
- * goes on, record.c its beginning and end.
+ * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen, stacks.c makes tracebacks of
+ * captures, python.c of an
+ * interpreter's frames, events.c feeds the model, saver.c writes the report while the trace goes on, record.c its beginning and end.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -20,6 +20,7 @@
 #include "unwind/unwind.h"
 
 struct tm_saver;
+struct tm_python;
 
 /* A module that is mapped and armed. */
 struct tm_loaded {
@@ -35,7 +36,8 @@ struct tm_session {
 	struct tm_breakpoints *breakpoints;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
-	struct tm_probe *probe;
+	struct tm_probe *probe;   /* arms nothing where the python domain is traced */
+	struct tm_python *python; /* NULL: the native domain is traced */
 	struct tm_tracer *tracer;
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
@@ -80,6 +82,7 @@ struct tm_session {
 };
 
 void tm_session_warn(void *session, const char *text);
+void tm_session_announce(struct tm_session *session); /* tells the user what is traced */
 
 /* follow.c */
 struct tm_error *tm_follow_open(struct tm_session *session);
@@ -94,6 +97,24 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 				     const struct tm_capture *capture, uint32_t *traceback);
 uint64_t tm_stacks_original_pc(void *session, uint64_t pc);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
+
+/* python.c: all do nothing where session->python is NULL */
+struct tm_error *tm_python_create(struct tm_session *session);
+void tm_python_destroy(struct tm_python *python);
+/* Modules were loaded: looks for an interpreter among them. One that runs is armed at once, one that is being started at Py_RunMain. */
+struct tm_error *tm_python_look(struct tm_session *session);
+/* Nothing was armed: why not. */
+struct tm_error *tm_python_not_armed(const struct tm_session *session);
+bool tm_python_is_armed(const struct tm_session *session);
+struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address, bool *ours);
+struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread_pointer, uint32_t *traceback);
+void tm_python_freed(struct tm_session *session, uint64_t address); /* the interpreter gives a block back */
+void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
+void tm_python_reset(struct tm_session *session); /* exec */
+void tm_python_scrub_child(struct tm_session *session, pid_t child);
+struct tm_error *tm_python_disarm(struct tm_session *session);
+const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
+const struct tm_named_frames *tm_python_named_frames(const struct tm_session *session); /* or NULL */
 
 /* events.c */
 struct tm_error *tm_events_take(void *session, const struct tm_event *event);

@@ -111,8 +111,15 @@ static struct tm_error *read_original(const struct tm_breakpoints *breakpoints, 
 static void relocate(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint,
 		     const uint8_t *bytes, size_t size)
 {
+	const struct tm_arch *arch = breakpoints->target->arch;
 	struct tm_error *err;
 
+	if (size >= arch->stop_point_size && memcmp(bytes, arch->stop_point, arch->stop_point_size) == 0) {
+		/* It does nothing: the thread goes on behind it. */
+		breakpoint->pad = breakpoint->address + arch->stop_point_size;
+		breakpoint->relocated.consumed = arch->stop_point_size;
+		return;
+	}
 	if (!breakpoints->pads || breakpoints->pads_refused)
 		return;
 	err = tm_pads_relocate(breakpoints->pads, NULL, breakpoint->address, bytes, size, 1, &breakpoint->pad,

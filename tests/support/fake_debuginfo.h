@@ -85,6 +85,14 @@ struct tm_error *tm_symbolize(struct tm_symbolizer *symbolizer, const struct tm_
 	return NULL;
 }
 
+char *tm_symbolizer_source(struct tm_symbolizer *symbolizer, const char *filename, uint32_t lineno)
+{
+	char *text = NULL;
+
+	(void)symbolizer;
+	return asprintf(&text, "text of %s:%u", filename, lineno) < 0 ? NULL : text;
+}
+
 void tm_locations_deinit(struct tm_locations *locations)
 {
 	for (size_t i = 0; i < locations->count; i++) {

@@ -1,0 +1,56 @@
+/*
+ * The pads of function pointers in data: a page of code, and a page of data behind it, mapped anywhere. A
+ *slot of a CPython allocator table is pointed at a pad, which calls the function that stood there before and
+ *has places where a breakpoint may be inserted; without breakpoints it is inert and may stay for ever. The
+ *code is the same bytes wherever it stands, and in every trace.
+ *
+ *	code page: magic[16] | pad | pad | ...                     r-x
+ *	data page: magic[16] | outer | original[12] | ...          rw-
+ *
+ * `outer` is the stack pointer in a pad of the tables mem and obj, 0 if no thread is in one: their callers
+ *hold the interpreter's lock. A call through the raw table from a frame less than 8 KiB below it is made by
+ *the allocator itself (pymalloc has blocks over 512 bytes from raw): such a nested call meets no breakpoint.
+ */
+#ifndef TM_ARCH_SLOT_PADS_H
+#define TM_ARCH_SLOT_PADS_H
+
+#include "arch/arch.h"
+
+#define TM_SLOT_PAGE	   4096u
+#define TM_SLOT_PADS_MAGIC "tmtrace slots 1" /* with its NUL the first 16 bytes of either page */
+
+enum tm_slot_table { TM_SLOT_RAW, TM_SLOT_MEM, TM_SLOT_OBJ, TM_SLOT_TABLES };
+enum tm_slot_function { TM_SLOT_MALLOC, TM_SLOT_CALLOC, TM_SLOT_REALLOC, TM_SLOT_FREE, TM_SLOT_FUNCTIONS };
+
+#define TM_SLOT_COUNT (TM_SLOT_TABLES * TM_SLOT_FUNCTIONS)
+#define TM_SLOT_STOPS (TM_SLOT_TABLES * (TM_SLOT_FUNCTIONS + 1)) /* a realloc has two */
+
+/* Where the data page has what. */
+#define TM_SLOT_ORIGINAL(slot) (24u + 8u * (slot))
+
+/* A place where a breakpoint may stand. */
+struct tm_slot_stop {
+	uint16_t offset; /* in the code page */
+	enum tm_slot_table table;
+	enum tm_slot_function function;
+	bool is_entry; /* free, and the begin of a realloc: `old` is given back from now on */
+};
+
+struct tm_slot_pads {
+	uint8_t code[TM_SLOT_PAGE];
+	size_t size;
+	uint16_t entries[TM_SLOT_COUNT]; /* offset of each slot's pad: table * TM_SLOT_FUNCTIONS + function */
+	struct tm_slot_stop stops[TM_SLOT_STOPS];
+	size_t stop_count;
+
+	/* Registers (DWARF numbers) at a stop behind the call: the block or 0, the size asked for, the block
+	   that was resized, the thread pointer. At an entry: the block in `entry_old`. */
+	unsigned block, size_asked, old, thread_pointer, entry_old;
+};
+
+/* TM_ERROR_UNSUPPORTED for an architecture that has none yet. */
+struct tm_error *tm_slot_pads_make(const struct tm_arch *arch, struct tm_slot_pads *pads);
+
+void tm_x86_64_slot_pads(struct tm_slot_pads *pads);
+
+#endif

@@ -1,0 +1,198 @@
+/*
+ * The pads of slot_pads.h for x86-64. The functions of a PyMemAllocatorEx (CPython, Include/cpython/pymem.h)
+ * have their context in rdi, which a pad passes on untouched: malloc(ctx, size) calloc(ctx, count, size)
+ * realloc(ctx, block, size) free(ctx, block).
+ *
+ * A call finds rsp at 16n + 8 (psABI 3.2.2), and must find it so in the original function. The registers that
+ * a pad uses besides the arguments are caller-saved. fs:0 holds the thread pointer itself (psABI 3.4.6, "TLS
+ * variant II"; glibc's and musl's pthread_self).
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "arch/slot_pads.h"
+
+enum { RAX = 0, RDX = 1, RCX = 2, RSI = 4 }; /* DWARF numbers */
+
+#define OUTER 16u     /* in the data page */
+#define NEAR  0x2000u /* a nested call's frame is no farther below `outer` */
+
+#define EMIT(pads, ...)                                                                                      \
+	do {                                                                                                 \
+		static const uint8_t bytes_[] = {__VA_ARGS__};                                               \
+		emit((pads), bytes_, sizeof(bytes_));                                                        \
+	} while (0)
+
+static void emit(struct tm_slot_pads *pads, const uint8_t *bytes, size_t size)
+{
+	assert(pads->size + size <= sizeof(pads->code));
+	memcpy(pads->code + pads->size, bytes, size);
+	pads->size += size;
+}
+
+/* The disp32 of a rip-relative operand in the data page; `behind` more bytes of the instruction follow it. */
+static void emit_data(struct tm_slot_pads *pads, uint32_t data_offset, unsigned behind)
+{
+	uint32_t displacement = TM_SLOT_PAGE + data_offset - (uint32_t)(pads->size + 4 + behind);
+
+	emit(pads, (const uint8_t *)&displacement, sizeof(displacement));
+}
+
+static void emit_stop(struct tm_slot_pads *pads, unsigned slot, bool is_entry)
+{
+	pads->stops[pads->stop_count++] = (struct tm_slot_stop){
+		.offset = (uint16_t)pads->size,
+		.table = slot / TM_SLOT_FUNCTIONS,
+		.function = slot % TM_SLOT_FUNCTIONS,
+		.is_entry = is_entry,
+	};
+	emit(pads, tm_arch_x86_64.stop_point, tm_arch_x86_64.stop_point_size);
+}
+
+/* A short forward jump; returns where its distance is to be written. */
+static size_t emit_jump(struct tm_slot_pads *pads, uint8_t opcode)
+{
+	emit(pads, (const uint8_t[]){opcode, 0}, 2);
+	return pads->size - 1;
+}
+
+static void land(struct tm_slot_pads *pads, size_t jump)
+{
+	assert(pads->size - jump - 1 < 128);
+	pads->code[jump] = (uint8_t)(pads->size - jump - 1);
+}
+
+static void emit_tail_call(struct tm_slot_pads *pads, unsigned slot)
+{
+	EMIT(pads, 0xff, 0x25); /* jmp *original(%rip) */
+	emit_data(pads, TM_SLOT_ORIGINAL(slot), 0);
+}
+
+/* A nested call of the raw table goes to the original function; the jump is to be landed there. Flags and rax
+ * are free here. */
+static size_t emit_nested_check(struct tm_slot_pads *pads)
+{
+	EMIT(pads, 0x48, 0x8b, 0x05); /* mov outer(%rip),%rax */
+	emit_data(pads, OUTER, 0);
+	EMIT(pads, 0x48, 0x29, 0xe0);			      /* sub %rsp,%rax */
+	EMIT(pads, 0x48, 0x3d, NEAR & 0xff, NEAR >> 8, 0, 0); /* cmp $NEAR,%rax */
+	return emit_jump(pads, 0x72);			      /* jb */
+}
+
+static void emit_call(struct tm_slot_pads *pads, unsigned slot)
+{
+	bool outermost = slot / TM_SLOT_FUNCTIONS != TM_SLOT_RAW;
+
+	if (outermost) {
+		EMIT(pads, 0x48, 0x89, 0x25); /* mov %rsp,outer(%rip) */
+		emit_data(pads, OUTER, 0);
+	}
+	EMIT(pads, 0xff, 0x15); /* call *original(%rip) */
+	emit_data(pads, TM_SLOT_ORIGINAL(slot), 0);
+	if (outermost) {
+		EMIT(pads, 0x48, 0xc7, 0x05); /* movq $0,outer(%rip) */
+		emit_data(pads, OUTER, 4);
+		EMIT(pads, 0, 0, 0, 0);
+	}
+}
+
+/* Behind the call: the block in rax, the thread pointer in rdx, and the size in rsi by now. */
+static void emit_result(struct tm_slot_pads *pads, unsigned slot)
+{
+	EMIT(pads, 0x64, 0x48, 0x8b, 0x14, 0x25, 0, 0, 0, 0); /* mov %fs:0,%rdx */
+	emit_stop(pads, slot, false);
+	EMIT(pads, 0xc3); /* ret */
+}
+
+static void emit_allocate(struct tm_slot_pads *pads, unsigned slot)
+{
+	if (slot % TM_SLOT_FUNCTIONS == TM_SLOT_CALLOC) {
+		EMIT(pads, 0x48, 0x89, 0xf0);	    /* mov %rsi,%rax */
+		EMIT(pads, 0x48, 0x0f, 0xaf, 0xc2); /* imul %rdx,%rax */
+		EMIT(pads, 0x50);		    /* push %rax */
+	} else {
+		EMIT(pads, 0x56); /* push %rsi */
+	}
+	emit_call(pads, slot);
+	EMIT(pads, 0x5e); /* pop %rsi */
+	emit_result(pads, slot);
+}
+
+static void emit_reallocate(struct tm_slot_pads *pads, unsigned slot)
+{
+	size_t no_block;
+
+	EMIT(pads, 0x48, 0x85, 0xf6);	  /* test %rsi,%rsi */
+	no_block = emit_jump(pads, 0x74); /* jz */
+	emit_stop(pads, slot, true);
+	land(pads, no_block);
+	EMIT(pads, 0x52);		    /* push %rdx */
+	EMIT(pads, 0x56);		    /* push %rsi */
+	EMIT(pads, 0x48, 0x83, 0xec, 0x08); /* sub $8,%rsp */
+	emit_call(pads, slot);
+	EMIT(pads, 0x48, 0x83, 0xc4, 0x08); /* add $8,%rsp */
+	EMIT(pads, 0x59);		    /* pop %rcx */
+	EMIT(pads, 0x5e);		    /* pop %rsi */
+	emit_result(pads, slot);
+}
+
+/* The stop comes before the call: afterwards another thread may have been given the address. */
+static void emit_free(struct tm_slot_pads *pads, unsigned slot)
+{
+	size_t no_block;
+
+	EMIT(pads, 0x48, 0x85, 0xf6);	  /* test %rsi,%rsi */
+	no_block = emit_jump(pads, 0x74); /* jz */
+	emit_stop(pads, slot, true);
+	land(pads, no_block);
+	if (slot / TM_SLOT_FUNCTIONS == TM_SLOT_RAW) {
+		emit_tail_call(pads, slot);
+		return;
+	}
+	EMIT(pads, 0x48, 0x83, 0xec, 0x08); /* sub $8,%rsp */
+	emit_call(pads, slot);
+	EMIT(pads, 0x48, 0x83, 0xc4, 0x08); /* add $8,%rsp */
+	EMIT(pads, 0xc3);		    /* ret */
+}
+
+static void emit_pad(struct tm_slot_pads *pads, unsigned slot)
+{
+	bool raw = slot / TM_SLOT_FUNCTIONS == TM_SLOT_RAW;
+	size_t nested = 0;
+
+	while (pads->size % 16)
+		EMIT(pads, 0x90);
+	pads->entries[slot] = (uint16_t)pads->size;
+	if (raw)
+		nested = emit_nested_check(pads);
+	switch ((enum tm_slot_function)(slot % TM_SLOT_FUNCTIONS)) {
+	case TM_SLOT_MALLOC:
+	case TM_SLOT_CALLOC:
+		emit_allocate(pads, slot);
+		break;
+	case TM_SLOT_REALLOC:
+		emit_reallocate(pads, slot);
+		break;
+	case TM_SLOT_FREE:
+		emit_free(pads, slot);
+		break;
+	case TM_SLOT_FUNCTIONS:
+		break;
+	}
+	if (!raw)
+		return;
+	land(pads, nested);
+	emit_tail_call(pads, slot);
+}
+
+void tm_x86_64_slot_pads(struct tm_slot_pads *pads)
+{
+	emit(pads, (const uint8_t *)TM_SLOT_PADS_MAGIC, sizeof(TM_SLOT_PADS_MAGIC));
+	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++)
+		emit_pad(pads, slot);
+	pads->block = RAX;
+	pads->size_asked = RSI;
+	pads->old = RCX;
+	pads->thread_pointer = RDX;
+	pads->entry_old = RSI;
+}

@@ -1,0 +1,142 @@
+#include "python/code.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "python/line_table.h"
+#include "python/unicode.h"
+
+#define CODE_OBJECT_MAX 256u	    /* bytes of the object that are looked at */
+#define LINES_MAX	(16u << 20) /* a line table beyond that is no line table */
+
+static void destroy(struct tm_code *code)
+{
+	free(code->lines);
+	free(code);
+}
+
+void tm_codes_deinit(struct tm_codes *codes)
+{
+	uint64_t address, place;
+
+	for (size_t i = 0; tm_map_next(&codes->by_address, &i, &address, &place);)
+		destroy((struct tm_code *)(uintptr_t)place);
+	tm_map_deinit(&codes->by_address);
+}
+
+void tm_codes_forget(struct tm_codes *codes, uint64_t address)
+{
+	const uint64_t *place = tm_map_get(&codes->by_address, address);
+
+	if (!place)
+		return;
+	destroy((struct tm_code *)(uintptr_t)*place);
+	tm_map_remove(&codes->by_address, address);
+}
+
+static uint64_t word_at(const uint8_t *object, uint16_t offset)
+{
+	uint64_t word;
+
+	memcpy(&word, object + offset, sizeof(word));
+	return word;
+}
+
+static int32_t int_at(const uint8_t *object, uint16_t offset)
+{
+	int32_t value;
+
+	memcpy(&value, object + offset, sizeof(value));
+	return value;
+}
+
+static bool read_lines(const struct tm_python_layout *layout, const struct tm_memory *memory, uint64_t object,
+		       struct tm_code *code)
+{
+	uint64_t size = 0;
+	struct tm_error *err = tm_memory_read(memory, object + layout->bytes_size, &size, sizeof(size));
+
+	if (!err && size && size <= LINES_MAX && (code->lines = malloc(size))) {
+		err = tm_memory_read(memory, object + layout->bytes_data, code->lines, size);
+		code->lines_size = err ? 0 : size;
+	}
+	if (!err)
+		return true;
+	tm_error_destroy(err);
+	return false;
+}
+
+/* The names are read as they are now; CPython never changes them in place. */
+static bool read_place(struct tm_codes *codes, const struct tm_memory *memory, const uint8_t *object,
+		       struct tm_code *code)
+{
+	const struct tm_python_layout *layout = codes->layout;
+	uint16_t name = layout->code_qualname != TM_PYTHON_ABSENT ? layout->code_qualname : layout->code_name;
+	_cleanup_free_ char *filename =
+		tm_unicode_read(layout, memory, word_at(object, layout->code_filename));
+	_cleanup_free_ char *function = tm_unicode_read(layout, memory, word_at(object, name));
+
+	if (!filename || !function)
+		return false;
+	code->place = tm_places_intern(codes->places, filename, function);
+	return code->place != 0;
+}
+
+static void read_code(struct tm_codes *codes, const struct tm_memory *memory, uint64_t address,
+		      struct tm_code *code)
+{
+	const struct tm_python_layout *layout = codes->layout;
+	size_t size = layout->code_lines + sizeof(uint64_t);
+	uint8_t object[CODE_OBJECT_MAX];
+	struct tm_error *err;
+
+	if (layout->code_instructions != TM_PYTHON_ABSENT)
+		size = layout->code_instructions; /* they stand behind the fields */
+	err = tm_memory_read(memory, address, object, size);
+	if (err) {
+		tm_error_destroy(err);
+		return;
+	}
+	code->first_line = int_at(object, layout->code_firstlineno);
+	if (layout->code_instructions != TM_PYTHON_ABSENT) {
+		code->instructions = address + layout->code_instructions;
+		code->first_traceable = (int64_t)int_at(object, layout->code_first_traceable) * 2;
+	}
+	if (read_lines(layout, memory, word_at(object, layout->code_lines), code))
+		read_place(codes, memory, object, code);
+}
+
+struct tm_code *tm_codes_get(struct tm_codes *codes, const struct tm_memory *memory, uint64_t address)
+{
+	const uint64_t *place = tm_map_get(&codes->by_address, address);
+	struct tm_code *code;
+
+	if (place)
+		return (struct tm_code *)(uintptr_t)*place;
+	code = calloc(1, sizeof(*code));
+	if (!code || !tm_map_put(&codes->by_address, address, (uintptr_t)code)) {
+		free(code);
+		return NULL;
+	}
+	for (size_t i = 0; i < TM_CODE_LINES; i++)
+		code->known[i].offset = -1;
+	read_code(codes, memory, address, code);
+	return code;
+}
+
+uint32_t tm_code_line(const struct tm_codes *codes, struct tm_code *code, int64_t offset)
+{
+	size_t slot = (uint64_t)offset / 2 % TM_CODE_LINES;
+	int line;
+
+	if (offset >= 0 && code->known[slot].offset == offset)
+		return code->known[slot].line;
+	line = tm_python_line(codes->layout->lines, code->lines, code->lines_size, code->first_line, offset);
+	if (line < 0)
+		line = 0; /* Modules/_tracemalloc.c: tracemalloc_get_frame */
+	if (offset >= 0) {
+		code->known[slot].offset = offset;
+		code->known[slot].line = (uint32_t)line;
+	}
+	return (uint32_t)line;
+}

@@ -1,0 +1,217 @@
+#include "python/frames.h"
+
+#include <string.h>
+
+#define THREAD_MAX	 256u /* of a thread state */
+#define INTERPRETERS_MAX 1024u
+#define THREADS_MAX	 65536u
+#define FRAMES_MAX	 1000000u /* recursion deeper than that is taken for a loop */
+
+void tm_python_stacks_init(struct tm_python_stacks *stacks, const struct tm_interpreter *interpreter,
+			   const struct tm_memory *memory, struct tm_places *places)
+{
+	memset(stacks, 0, sizeof(*stacks));
+	stacks->interpreter = interpreter;
+	stacks->memory = memory;
+	stacks->codes.layout = &interpreter->layout;
+	stacks->codes.places = places;
+}
+
+void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
+{
+	tm_codes_deinit(&stacks->codes);
+	tm_map_deinit(&stacks->threads);
+	tm_vector_deinit(&stacks->frames);
+}
+
+static uint64_t word_at(const uint8_t *bytes, uint16_t offset)
+{
+	uint64_t word;
+
+	memcpy(&word, bytes + offset, sizeof(word));
+	return word;
+}
+
+static int32_t int_at(const uint8_t *bytes, uint16_t offset)
+{
+	int32_t value;
+
+	memcpy(&value, bytes + offset, sizeof(value));
+	return value;
+}
+
+static bool read_word(const struct tm_python_stacks *stacks, uint64_t address, uint64_t *word)
+{
+	struct tm_error *err = tm_memory_read(stacks->memory, address, word, sizeof(*word));
+	bool read = !err;
+
+	tm_error_destroy(err);
+	return read;
+}
+
+/* ---- the thread's state ---- */
+
+static struct tm_error *list_threads_of(struct tm_python_stacks *stacks, uint64_t owner)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	uint64_t thread, id;
+
+	if (!read_word(stacks, owner + layout->interpreter_threads, &thread))
+		return NULL;
+	for (unsigned i = 0; thread && i < THREADS_MAX; i++) {
+		if (!read_word(stacks, thread + layout->thread_id, &id))
+			return NULL;
+		if (!tm_map_put(&stacks->threads, id, thread))
+			return tm_error_out_of_memory();
+		if (!read_word(stacks, thread + layout->thread_next, &thread))
+			return NULL;
+	}
+	return NULL;
+}
+
+/* All threads of all interpreters. */
+static struct tm_error *list_threads(struct tm_python_stacks *stacks)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	struct tm_error *err = NULL;
+	uint64_t owner;
+
+	tm_map_clear(&stacks->threads);
+	if (!read_word(stacks, stacks->interpreter->runtime + layout->runtime_interpreters, &owner))
+		return NULL;
+	for (unsigned i = 0; !err && owner && i < INTERPRETERS_MAX; i++) {
+		err = list_threads_of(stacks, owner);
+		if (!read_word(stacks, owner + layout->interpreter_next, &owner))
+			break;
+	}
+	return err;
+}
+
+/* The bytes of the state that is known for a thread, if it still is that thread's. */
+static bool read_known(struct tm_python_stacks *stacks, uint64_t thread_pointer, uint8_t state[THREAD_MAX])
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	const uint64_t *thread = tm_map_get(&stacks->threads, thread_pointer);
+	uint16_t last = layout->thread_id > layout->thread_frame ? layout->thread_id : layout->thread_frame;
+	struct tm_error *err;
+
+	if (!thread)
+		return false;
+	err = tm_memory_read(stacks->memory, *thread, state, last + sizeof(uint64_t));
+	if (!err)
+		return word_at(state, layout->thread_id) == thread_pointer;
+	tm_error_destroy(err);
+	return false;
+}
+
+/* The newest frame; 0: none. */
+static struct tm_error *newest_frame(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+				     uint64_t *frame)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	uint8_t state[THREAD_MAX];
+
+	*frame = 0;
+	if (!read_known(stacks, thread_pointer, state)) {
+		struct tm_error *err = list_threads(stacks);
+
+		if (err || !read_known(stacks, thread_pointer, state))
+			return err;
+	}
+	*frame = word_at(state, layout->thread_frame);
+	if (*frame && layout->has_cframe && !read_word(stacks, *frame + layout->cframe_frame, frame))
+		*frame = 0;
+	return NULL;
+}
+
+/* ---- frames ---- */
+
+/* Where the frame is in its code, in bytes. */
+static int64_t offset_of(const struct tm_python_layout *layout, const uint8_t *frame,
+			 const struct tm_code *code)
+{
+	if (layout->code_instructions == TM_PYTHON_ABSENT)
+		return (int64_t)int_at(frame, layout->frame_instruction) * layout->index_scale;
+	return (int64_t)(word_at(frame, layout->frame_instruction) - code->instructions);
+}
+
+/* A frame that has just been set up, and not begun: not shown by CPython (_PyFrame_IsIncomplete). */
+static bool is_incomplete(const struct tm_python_layout *layout, const uint8_t *frame,
+			  const struct tm_code *code)
+{
+	return layout->frame_owner != TM_PYTHON_ABSENT &&
+	       frame[layout->frame_owner] != TM_OWNED_BY_GENERATOR &&
+	       offset_of(layout, frame, code) < code->first_traceable;
+}
+
+/* Up to 3.10 a frame may know its line itself, while it is traced (sys.settrace): PyFrame_GetLineNumber. */
+static bool own_line(const struct tm_python_layout *layout, const uint8_t *frame, uint32_t *line)
+{
+	int32_t own;
+
+	if (layout->frame_lineno == TM_PYTHON_ABSENT)
+		return false;
+	own = int_at(frame, layout->frame_lineno);
+	if (layout->frame_trace != TM_PYTHON_ABSENT ? !word_at(frame, layout->frame_trace) : !own)
+		return false;
+	*line = own < 0 ? 0 : (uint32_t)own;
+	return true;
+}
+
+static bool is_shim(const struct tm_python_layout *layout, const uint8_t *frame)
+{
+	return layout->minor >= 12 && frame[layout->frame_owner] == TM_OWNED_BY_C_STACK;
+}
+
+static struct tm_error *take_frame(struct tm_python_stacks *stacks, const uint8_t *frame, uint32_t nframe)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	struct tm_code *code;
+	uint32_t line;
+
+	if (is_shim(layout, frame))
+		return NULL;
+	code = tm_codes_get(&stacks->codes, stacks->memory, word_at(frame, layout->frame_code));
+	if (!code)
+		return tm_error_out_of_memory();
+	if (!code->place || is_incomplete(layout, frame, code))
+		return NULL;
+	if (stacks->total < TM_NFRAME_MAX)
+		stacks->total++;
+	if (stacks->frames.count >= nframe)
+		return NULL;
+	if (!own_line(layout, frame, &line))
+		line = tm_code_line(&stacks->codes, code, offset_of(layout, frame, code));
+	return tm_vector_push(&stacks->frames, (struct tm_frame){line, code->place})
+		       ? NULL
+		       : tm_error_out_of_memory();
+}
+
+struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+				       uint32_t nframe)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	bool in_chunks =
+		layout->frame_owner != TM_PYTHON_ABSENT; /* from 3.11: pushed on a stack of their own */
+	uint64_t address;
+	struct tm_error *err = newest_frame(stacks, thread_pointer, &address);
+
+	stacks->frames.count = 0;
+	stacks->total = 0;
+	stacks->cut = TM_CUT_NONE;
+	tm_memory_window_begin(&stacks->window, stacks->memory);
+	for (unsigned i = 0; !err && address; i++) {
+		const uint8_t *frame =
+			tm_memory_window_get(&stacks->window, address, in_chunks ? 72 : 112, in_chunks);
+
+		if (!frame || i >= FRAMES_MAX) {
+			stacks->cut = frame ? TM_CUT_LOOP : TM_CUT_MEMORY;
+			break;
+		}
+		address = word_at(frame, layout->frame_back);
+		err = take_frame(stacks, frame, nframe);
+	}
+	if (!err && stacks->cut == TM_CUT_NONE && stacks->total > stacks->frames.count)
+		stacks->cut = TM_CUT_LIMIT;
+	return err;
+}

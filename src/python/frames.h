@@ -1,0 +1,42 @@
+/*
+ * The Python stack of a thread, read from outside while it stands still: what tracemalloc's
+ * traceback_get_frames (Modules/_tracemalloc.c) would see. Bounded whatever the target's memory holds. Never
+ * allocates in the target, runs nothing there.
+ */
+#ifndef TM_PYTHON_FRAMES_H
+#define TM_PYTHON_FRAMES_H
+
+#include "base/vector.h"
+#include "python/code.h"
+#include "python/interpreter.h"
+#include "python/memory_window.h"
+
+/* A cache of what was read of one interpreter. `interpreter`, `memory` and `places` are borrowed. */
+struct tm_python_stacks {
+	const struct tm_interpreter *interpreter;
+	const struct tm_memory *memory;
+	struct tm_codes codes;
+	struct tm_map threads; /* thread pointer -> PyThreadState */
+	struct tm_memory_window window;
+	/* The last walk's, most recent first. */
+	struct tm_vector(struct tm_frame) frames; /* at most nframe */
+	uint32_t total;				  /* frames on the stack; saturates at TM_NFRAME_MAX */
+	enum tm_cut cut;
+};
+
+void tm_python_stacks_init(struct tm_python_stacks *stacks, const struct tm_interpreter *interpreter,
+			   const struct tm_memory *memory, struct tm_places *places);
+void tm_python_stacks_deinit(struct tm_python_stacks *stacks);
+
+/* The stack of the thread with that thread pointer. A thread that the interpreter does not know has no
+   frames. Fails only when out of memory. */
+struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+				       uint32_t nframe);
+
+/* The interpreter gives a block back: it may have been a code object. */
+static inline void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
+{
+	tm_codes_forget(&stacks->codes, address);
+}
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * Where CPython keeps what a traceback is made of: offsets in bytes of the fields of its structures, one row
+ * a minor version, on 64-bit machines. Read from the interpreters' own headers by offsetof (3.8: from its
+ * DWARF), and proved by comparing whole traces with tracemalloc. From 3.13 on the interpreter tells most of
+ * them itself (_Py_DebugOffsets, Include/internal/pycore_runtime.h).
+ */
+#ifndef TM_PYTHON_LAYOUT_H
+#define TM_PYTHON_LAYOUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+#define TM_PYTHON_ABSENT 0u /* of a field that the version does not have, where the comment says so */
+
+/* How code objects map instructions to lines. */
+enum tm_line_format {
+	TM_LINES_LNOTAB,    /* up to 3.9: Objects/lnotab_notes.txt */
+	TM_LINES_LINETABLE, /* 3.10: PEP 626 */
+	TM_LINES_LOCATIONS, /* from 3.11: PEP 657, Objects/locations.md */
+};
+
+struct tm_python_layout {
+	unsigned minor; /* of 3.minor */
+	enum tm_line_format lines;
+
+	uint16_t runtime_interpreters; /* _PyRuntimeState: interpreters.head */
+	uint16_t interpreter_next, interpreter_threads;
+	uint16_t thread_next, thread_interpreter,
+		thread_id; /* PyThreadState; thread_id is a thread pointer (pthread_self) */
+
+	/* The newest frame: *(thread + thread_frame), or where there is a cframe *(*(thread + thread_frame) +
+	 * cframe_frame). */
+	bool has_cframe;
+	uint16_t thread_frame, cframe_frame;
+
+	uint16_t frame_code, frame_back;
+	uint16_t frame_instruction; /* int index up to 3.10, else a pointer */
+	uint16_t frame_lineno;	    /* up to 3.10 */
+	uint16_t frame_trace;	    /* up to 3.9: f_lineno holds only if this is set; else absent */
+	uint16_t frame_owner;	    /* from 3.11; else absent */
+	uint16_t index_scale; /* bytes of code that 1 in frame_instruction stands for, where it is an index */
+
+	uint16_t code_filename, code_name, code_qualname; /* the last from 3.11; else absent */
+	uint16_t code_firstlineno, code_lines;
+	uint16_t code_instructions;    /* from 3.11: the instructions begin here, in the object itself; else
+					  absent */
+	uint16_t code_first_traceable; /* from 3.11: index of the first instruction behind the frame's set-up
+					*/
+
+	uint16_t unicode_length, unicode_state, unicode_ascii, unicode_compact;
+	uint16_t bytes_size, bytes_data;
+};
+
+/* Values of frame_owner (Include/internal/pycore_frame.h). */
+enum { TM_OWNED_BY_GENERATOR = 1, TM_OWNED_BY_C_STACK = 3 };
+
+/* The row of a version; NULL: it is not known. */
+const struct tm_python_layout *tm_python_layout_of(unsigned major, unsigned minor);
+
+/* Takes what _Py_DebugOffsets (3.13: `size` bytes at hand) says over what the table says.
+   TM_ERROR_UNSUPPORTED: the interpreter is free-threaded, or says what cannot be. */
+struct tm_error *tm_python_layout_refine(struct tm_python_layout *layout, const uint8_t *offsets,
+					 size_t size);
+
+#endif

@@ -1,0 +1,25 @@
+/* Finding the allocator tables in the code of the exported allocator functions. Private to python/. */
+#ifndef TM_PYTHON_TABLES_H
+#define TM_PYTHON_TABLES_H
+
+#include "python/interpreter.h"
+
+/* The bytes of a function as they stand in its file, at ELF virtual address `address`. */
+struct tm_code_bytes {
+	const uint8_t *bytes;
+	size_t size;
+	uint64_t address;
+};
+
+/*
+ * Does the code hold an operand that leads to `target`? Each offset is tried as a 32-bit displacement from
+ * the next instruction, or from _PyRuntime (whose address the code has loaded before): no disassembler is
+ * needed, as all functions of a table must agree.
+ */
+bool tm_code_refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint64_t target);
+
+/* Virtual addresses of the tables in a module. TM_ERROR_UNSUPPORTED: not found, or not only one. */
+struct tm_error *tm_python_find_tables(const struct tm_module *module, unsigned minor, uint64_t runtime,
+				       uint64_t tables[TM_SLOT_TABLES]);
+
+#endif
