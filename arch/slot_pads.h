@@ -5,7 +5,7 @@
  *code is the same bytes wherever it stands, and in every trace.
  *
  *	code page: magic[16] | pad | pad | ...                     r-x
- *	data page: magic[16] | outer | original[12] | ...          rw-
+ *	data page: magic[16] | outer | original[13] | ...          rw-
  *
  * `outer` is the stack pointer in a pad of the tables mem and obj, 0 if no thread is in one: their callers
  *hold the interpreter's lock. A call through the raw table from a frame less than 8 KiB below it is made by
@@ -22,8 +22,11 @@
 enum tm_slot_table { TM_SLOT_RAW, TM_SLOT_MEM, TM_SLOT_OBJ, TM_SLOT_TABLES };
 enum tm_slot_function { TM_SLOT_MALLOC, TM_SLOT_CALLOC, TM_SLOT_REALLOC, TM_SLOT_FREE, TM_SLOT_FUNCTIONS };
 
-#define TM_SLOT_COUNT (TM_SLOT_TABLES * TM_SLOT_FUNCTIONS)
-#define TM_SLOT_STOPS (TM_SLOT_TABLES * (TM_SLOT_FUNCTIONS + 1)) /* a realloc has two */
+/* One more slot behind those of the tables: CPython 3.13's reference tracer, called when memory becomes a new
+ * object. */
+#define TM_SLOT_REFERENCE (TM_SLOT_TABLES * TM_SLOT_FUNCTIONS)
+#define TM_SLOT_COUNT	  (TM_SLOT_REFERENCE + 1)
+#define TM_SLOT_STOPS	  (TM_SLOT_TABLES * (TM_SLOT_FUNCTIONS + 1) + 1) /* a realloc has two */
 
 /* Where the data page has what. */
 #define TM_SLOT_ORIGINAL(slot) (24u + 8u * (slot))
@@ -31,9 +34,8 @@ enum tm_slot_function { TM_SLOT_MALLOC, TM_SLOT_CALLOC, TM_SLOT_REALLOC, TM_SLOT
 /* A place where a breakpoint may stand. */
 struct tm_slot_stop {
 	uint16_t offset; /* in the code page */
-	enum tm_slot_table table;
-	enum tm_slot_function function;
-	bool is_entry; /* free, and the begin of a realloc: `old` is given back from now on */
+	uint16_t slot;	 /* table * TM_SLOT_FUNCTIONS + function, or TM_SLOT_REFERENCE */
+	bool is_entry;	 /* free, and the begin of a realloc: `entry_old` is given back from now on */
 };
 
 struct tm_slot_pads {
@@ -46,6 +48,8 @@ struct tm_slot_pads {
 	/* Registers (DWARF numbers) at a stop behind the call: the block or 0, the size asked for, the block
 	   that was resized, the thread pointer. At an entry: the block in `entry_old`. */
 	unsigned block, size_asked, old, thread_pointer, entry_old;
+	/* At the stop of TM_SLOT_REFERENCE: the object, and the thread pointer. */
+	unsigned object, object_thread_pointer;
 };
 
 /* TM_ERROR_UNSUPPORTED for an architecture that has none yet. */

@@ -12,7 +12,7 @@
 
 #include "arch/slot_pads.h"
 
-enum { RAX = 0, RDX = 1, RCX = 2, RSI = 4 }; /* DWARF numbers */
+enum { RAX = 0, RDX = 1, RCX = 2, RSI = 4, RDI = 5 }; /* DWARF numbers */
 
 #define OUTER 16u     /* in the data page */
 #define NEAR  0x2000u /* a nested call's frame is no farther below `outer` */
@@ -42,8 +42,7 @@ static void emit_stop(struct tm_slot_pads *pads, unsigned slot, bool is_entry)
 {
 	pads->stops[pads->stop_count++] = (struct tm_slot_stop){
 		.offset = (uint16_t)pads->size,
-		.table = slot / TM_SLOT_FUNCTIONS,
-		.function = slot % TM_SLOT_FUNCTIONS,
+		.slot = (uint16_t)slot,
 		.is_entry = is_entry,
 	};
 	emit(pads, tm_arch_x86_64.stop_point, tm_arch_x86_64.stop_point_size);
@@ -155,13 +154,18 @@ static void emit_free(struct tm_slot_pads *pads, unsigned slot)
 	EMIT(pads, 0xc3);		    /* ret */
 }
 
+static void align(struct tm_slot_pads *pads)
+{
+	while (pads->size % 16)
+		EMIT(pads, 0x90); /* nop */
+}
+
 static void emit_pad(struct tm_slot_pads *pads, unsigned slot)
 {
 	bool raw = slot / TM_SLOT_FUNCTIONS == TM_SLOT_RAW;
 	size_t nested = 0;
 
-	while (pads->size % 16)
-		EMIT(pads, 0x90);
+	align(pads);
 	pads->entries[slot] = (uint16_t)pads->size;
 	if (raw)
 		nested = emit_nested_check(pads);
@@ -185,14 +189,41 @@ static void emit_pad(struct tm_slot_pads *pads, unsigned slot)
 	emit_tail_call(pads, slot);
 }
 
+/*
+ * int tracer(object, event, data) of PyRefTracer_SetTracer (Include/cpython/object.h of 3.13); event 0 is the
+ * creation. The tracer that was there before, if any, is called with the data that are its own.
+ */
+static void emit_reference(struct tm_slot_pads *pads)
+{
+	size_t other_event, no_tracer;
+
+	EMIT(pads, 0x85, 0xf6);				      /* test %esi,%esi */
+	other_event = emit_jump(pads, 0x75);		      /* jnz */
+	EMIT(pads, 0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0); /* mov %fs:0,%rax */
+	emit_stop(pads, TM_SLOT_REFERENCE, false);
+	land(pads, other_event);
+	EMIT(pads, 0x48, 0x8b, 0x05); /* mov original(%rip),%rax */
+	emit_data(pads, TM_SLOT_ORIGINAL(TM_SLOT_REFERENCE), 0);
+	EMIT(pads, 0x48, 0x85, 0xc0);	   /* test %rax,%rax */
+	no_tracer = emit_jump(pads, 0x74); /* jz */
+	EMIT(pads, 0xff, 0xe0);		   /* jmp *%rax */
+	land(pads, no_tracer);
+	EMIT(pads, 0x31, 0xc0, 0xc3); /* xor %eax,%eax; ret */
+}
+
 void tm_x86_64_slot_pads(struct tm_slot_pads *pads)
 {
 	emit(pads, (const uint8_t *)TM_SLOT_PADS_MAGIC, sizeof(TM_SLOT_PADS_MAGIC));
-	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++)
+	for (unsigned slot = 0; slot < TM_SLOT_REFERENCE; slot++)
 		emit_pad(pads, slot);
+	align(pads);
+	pads->entries[TM_SLOT_REFERENCE] = (uint16_t)pads->size;
+	emit_reference(pads);
 	pads->block = RAX;
 	pads->size_asked = RSI;
 	pads->old = RCX;
 	pads->thread_pointer = RDX;
 	pads->entry_old = RSI;
+	pads->object = RDI;
+	pads->object_thread_pointer = RAX;
 }

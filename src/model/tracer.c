@@ -219,9 +219,9 @@ static void apply_exchange(struct tm_tracer *tracer, struct domain *domain, cons
 	exchange->place->account = exchange->account;
 }
 
-/* Tracks a block in place of a held one (or of none, NULL). */
-static struct tm_error *exchange_block(struct tm_tracer *tracer, struct domain *domain,
-				       const struct tm_allocation *in, const struct tm_held *held)
+/* Puts a block in place of a held one (or of none, NULL), or of the one that is known at its address. */
+static struct tm_error *put_block(struct tm_tracer *tracer, struct domain *domain,
+				  const struct tm_allocation *in, const struct tm_held *held)
 {
 	struct exchange exchange = {.in = in, .held = held};
 
@@ -233,6 +233,16 @@ static struct tm_error *exchange_block(struct tm_tracer *tracer, struct domain *
 		return tm_error_out_of_memory();
 	exchange.replaced = *exchange.place;
 	apply_exchange(tracer, domain, &exchange);
+	return NULL;
+}
+
+static struct tm_error *exchange_block(struct tm_tracer *tracer, struct domain *domain,
+				       const struct tm_allocation *in, const struct tm_held *held)
+{
+	struct tm_error *err = put_block(tracer, domain, in, held);
+
+	if (err)
+		return err;
 	domain->totals.allocations++;
 	domain->totals.allocated += in->size;
 	return NULL;
@@ -270,6 +280,21 @@ bool tm_tracer_knows(const struct tm_tracer *tracer, uint32_t domain_id, uint64_
 	const struct domain *domain = find_domain(tracer, domain_id);
 
 	return domain && tm_block_table_find(&domain->blocks, address);
+}
+
+bool tm_tracer_find(const struct tm_tracer *tracer, uint32_t domain_id, uint64_t address, uint64_t *size)
+{
+	const struct domain *domain = find_domain(tracer, domain_id);
+	const struct tm_block_entry *block = domain ? tm_block_table_find(&domain->blocks, address) : NULL;
+
+	if (block)
+		*size = block->size;
+	return block;
+}
+
+struct tm_error *tm_tracer_move(struct tm_tracer *tracer, const struct tm_allocation *allocation)
+{
+	return put_block(tracer, claim_domain(tracer, allocation->domain), allocation, NULL);
 }
 
 void tm_tracer_failed(struct tm_tracer *tracer, uint32_t domain)

@@ -72,6 +72,13 @@ void tm_tracer_prefetch(const struct tm_tracer *tracer, uint32_t domain, uint64_
 /* Is the address a live block? */
 bool tm_tracer_knows(const struct tm_tracer *tracer, uint32_t domain, uint64_t address);
 
+/* The same; *size is its size. */
+bool tm_tracer_find(const struct tm_tracer *tracer, uint32_t domain, uint64_t address, uint64_t *size);
+
+/* A live block, of allocation->size, was used again without a call of the allocator (a free list): from now on it belongs to another
+   traceback and thread. No event is counted, and no number of the domain changes. */
+struct tm_error *tm_tracer_move(struct tm_tracer *tracer, const struct tm_allocation *allocation);
+
 /* A call returned no block. */
 void tm_tracer_failed(struct tm_tracer *tracer, uint32_t domain);
 

@@ -19,8 +19,9 @@ enum tm_event_kind {
 	TM_EVENT_RESIZE_BEGIN,	/* old_address may be given back from now on */
 	TM_EVENT_RESIZE_END,	/* address, size, capture: replaces the block of the thread's RESIZE_BEGIN */
 	TM_EVENT_RESIZE_CANCEL, /* the old block stays: the call failed or was abandoned */
-	TM_EVENT_RESIZE_FREED,	/* the old block is gone and there is no new one */
-	TM_EVENT_LOST, /* a call was seen whose result cannot be: the numbers are not exact from here on */
+	TM_EVENT_RESIZE_FREED,  /* the old block is gone and there is no new one */
+	TM_EVENT_OBJECT,        /* the memory at `address`, in a block that may be known, has become a new object of the interpreter */
+	TM_EVENT_LOST,          /* a call was seen whose result cannot be: the numbers are not exact from here on */
 };
 
 struct tm_event {

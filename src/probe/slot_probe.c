@@ -178,6 +178,9 @@ static struct tm_error *read_originals(struct tm_slot_probe *probe)
 
 	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++) {
 		uint64_t *original = &probe->originals[slot];
+
+		if (!slot_address(probe, slot))
+			continue;
 		struct tm_error *err =
 			tm_target_read(target, slot_address(probe, slot), original, sizeof(*original));
 
@@ -202,7 +205,9 @@ static struct tm_error *insert_stops(struct tm_slot_probe *probe)
 
 static struct tm_error *put_slot(struct tm_slot_probe *probe, unsigned slot, uint64_t function)
 {
-	return tm_target_write(probe->config.target, slot_address(probe, slot), &function, sizeof(function));
+	uint64_t address = slot_address(probe, slot);
+
+	return address ? tm_target_write(probe->config.target, address, &function, sizeof(function)) : NULL;
 }
 
 /* A slot is one aligned word: a thread that runs meanwhile calls the one function or the other. */
@@ -286,6 +291,11 @@ static struct tm_error *begin_resize(struct tm_slot_probe *probe, struct tm_thre
 	return emit(probe, &event);
 }
 
+static bool is_resize(const struct tm_slot_stop *stop)
+{
+	return stop->slot % TM_SLOT_FUNCTIONS == TM_SLOT_REALLOC;
+}
+
 static struct tm_error *enter(struct tm_slot_probe *probe, struct tm_thread *thread,
 			      const struct tm_slot_stop *stop)
 {
@@ -293,7 +303,7 @@ static struct tm_error *enter(struct tm_slot_probe *probe, struct tm_thread *thr
 	const struct tm_event event = {
 		.kind = TM_EVENT_FREE, .domain = TM_DOMAIN_PYTHON, .thread = thread, .old_address = old};
 
-	return stop->function == TM_SLOT_REALLOC ? begin_resize(probe, thread, old) : emit(probe, &event);
+	return is_resize(stop) ? begin_resize(probe, thread, old) : emit(probe, &event);
 }
 
 /* A call that returned no block leaves the old one, if there was one, as it was. */
@@ -329,7 +339,7 @@ static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thr
 			      const struct tm_slot_stop *stop)
 {
 	const uint64_t *regs = thread->regs.value;
-	uint64_t old = stop->function == TM_SLOT_REALLOC ? regs[probe->pads.old] : 0;
+	uint64_t old = is_resize(stop) ? regs[probe->pads.old] : 0;
 	struct tm_event event = {
 		.kind = TM_EVENT_ALLOCATE,
 		.domain = TM_DOMAIN_PYTHON,
@@ -343,6 +353,20 @@ static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thr
 	if (old)
 		return leave_resize(probe, thread, old, &event);
 	return event.address ? emit(probe, &event) : leave_failed(probe, thread, NULL);
+}
+
+/* Memory has become a new object, perhaps a block of a free list that was another object before. */
+static struct tm_error *refer(struct tm_slot_probe *probe, struct tm_thread *thread)
+{
+	const struct tm_event event = {
+		.kind = TM_EVENT_OBJECT,
+		.domain = TM_DOMAIN_PYTHON,
+		.thread = thread,
+		.address = thread->regs.value[probe->pads.object],
+		.thread_pointer = thread->regs.value[probe->pads.object_thread_pointer],
+	};
+
+	return emit(probe, &event);
 }
 
 static const struct tm_slot_stop *find_stop(const struct tm_slot_probe *probe, uint64_t address)
@@ -361,6 +385,8 @@ struct tm_error *tm_slot_probe_hit(struct tm_slot_probe *probe, struct tm_thread
 	*ours = stop != NULL;
 	if (!stop)
 		return NULL;
+	if (stop->slot == TM_SLOT_REFERENCE)
+		return refer(probe, thread);
 	return stop->is_entry ? enter(probe, thread, stop) : leave(probe, thread, stop);
 }
 
@@ -381,8 +407,11 @@ static struct tm_error *restore(struct tm_slot_probe *probe, unsigned slot, size
 {
 	struct tm_target *target = probe->config.target;
 	uint64_t present;
-	struct tm_error *err = tm_target_read(target, slot_address(probe, slot), &present, sizeof(present));
+	struct tm_error *err;
 
+	if (!slot_address(probe, slot))
+		return NULL;
+	err = tm_target_read(target, slot_address(probe, slot), &present, sizeof(present));
 	if (err && err->code == TM_ERROR_NO_MEMORY) { /* the interpreter's library was unloaded */
 		tm_error_destroy(err);
 		return NULL;

@@ -1,8 +1,9 @@
 /*
- * The probe for function pointers in data: the twelve slots of CPython's allocator tables point to pads
- * (arch/slot_pads.h), as tracemalloc's own hooks do. No byte of code is changed. A breakpoint of the target's
- * kind stands at each place where a pad may stop: a malloc stops once, behind the call; a free once, before
- * it; a realloc at both. Nested calls are told apart by the pads themselves.
+ * The probe for function pointers in data: the twelve slots of CPython's allocator tables (and 3.13's
+ * reference tracer) point to pads (arch/slot_pads.h), as tracemalloc's own hooks do. No byte of code is
+ * changed. A breakpoint of the target's kind stands at each place where a pad may stop: a malloc stops once,
+ * behind the call; a free once, before it; a realloc at both. Nested calls are told apart by the pads
+ * themselves.
  *
  * What stays behind after a disarm is two pages of inert pads, for a thread may be inside one (or a hook of
  * the target's own that was put over ours calls them for ever); the next trace uses the same pages again.

@@ -98,9 +98,15 @@ static struct tm_error *open_module(struct tm_interpreter *interpreter)
 	err = refine_layout(interpreter, runtime);
 	if (!err)
 		err = tm_python_find_tables(module, interpreter->minor, runtime, interpreter->tables);
-	for (unsigned i = 0; !err && i < TM_SLOT_TABLES; i++)
+	if (err)
+		return err;
+	for (unsigned i = 0; i < TM_SLOT_TABLES; i++)
 		interpreter->tables[i] += module->bias;
-	return err;
+	if (interpreter->minor >= 13)
+		interpreter->reference_tracer = tm_python_find_reference_tracer(module, runtime);
+	if (interpreter->reference_tracer)
+		interpreter->reference_tracer += module->bias;
+	return NULL;
 }
 
 struct tm_error *tm_interpreter_open(const struct tm_module *module, struct tm_interpreter *interpreter)
@@ -166,9 +172,13 @@ static struct tm_error *check_slot(const struct tm_interpreter *interpreter, uns
 	uint64_t address = tm_interpreter_slot(interpreter, slot), function = 0;
 	const struct tm_mapping *data = tm_mappings_find(mappings, address), *code;
 
+	if (!address)
+		return NULL;
 	if (!data || !data->writable || !read_word(memory, address, &function))
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "its allocator tables are not in writable memory");
+	if (!function && slot == TM_SLOT_REFERENCE)
+		return NULL; /* nobody traces references */
 	code = tm_mappings_find(mappings, function);
 	if (!code || !code->executable)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,

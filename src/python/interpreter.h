@@ -23,6 +23,7 @@ struct tm_interpreter {
 	uint64_t run_main; /* of Py_RunMain, which is called once the interpreter is initialised; 0: not there
 			    */
 	uint64_t tables[TM_SLOT_TABLES]; /* run-time addresses */
+	uint64_t reference_tracer; /* of the word that PyRefTracer_SetTracer sets, from 3.13; 0: not there */
 };
 
 /* Does the module hold a CPython? */
@@ -40,9 +41,11 @@ bool tm_interpreter_is_initialised(const struct tm_interpreter *interpreter, con
 struct tm_error *tm_interpreter_check(const struct tm_interpreter *interpreter,
 				      const struct tm_memory *memory, const struct tm_mappings *mappings);
 
-/* The address of a slot: table * TM_SLOT_FUNCTIONS + function. */
+/* The address of a slot, as arch/slot_pads.h numbers them; 0: this interpreter does not have it. */
 static inline uint64_t tm_interpreter_slot(const struct tm_interpreter *interpreter, unsigned slot)
 {
+	if (slot == TM_SLOT_REFERENCE)
+		return interpreter->reference_tracer;
 	return interpreter->tables[slot / TM_SLOT_FUNCTIONS] + 8 * (1 + slot % TM_SLOT_FUNCTIONS);
 }
 

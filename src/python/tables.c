@@ -179,3 +179,36 @@ struct tm_error *tm_python_find_tables(const struct tm_module *module, unsigned 
 		tm_vector_deinit(&found[i]);
 	return err;
 }
+
+static bool is_reference_tracer(const struct tm_code_bytes code[2], uint64_t runtime, uint64_t address)
+{
+	for (unsigned i = 0; i < 2; i++)
+		if (!tm_code_refers_to(&code[i], runtime, address) ||
+		    !tm_code_refers_to(&code[i], runtime, address + 8))
+			return false;
+	return address % 8 == 0;
+}
+
+uint64_t tm_python_find_reference_tracer(const struct tm_module *module, uint64_t runtime)
+{
+	struct tm_code_bytes code[2];
+	struct tm_error *err = read_code(module, "PyRefTracer_SetTracer", &code[0]);
+	uint64_t found = 0;
+
+	if (!err)
+		err = read_code(module, "PyRefTracer_GetTracer", &code[1]);
+	for (size_t i = 0; !err && i + sizeof(int32_t) <= code[0].size; i++) {
+		uint64_t displacement = (uint64_t)(int64_t)displacement_at(&code[0], i);
+		const uint64_t places[] = {behind(&code[0], i) + displacement, runtime + displacement};
+
+		for (unsigned j = 0; j < TM_ARRAY_SIZE(places); j++) {
+			if (places[j] == found || !is_reference_tracer(code, runtime, places[j]))
+				continue;
+			if (found)
+				return 0;
+			found = places[j];
+		}
+	}
+	tm_error_destroy(err);
+	return found;
+}

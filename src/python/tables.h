@@ -22,4 +22,8 @@ bool tm_code_refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint6
 struct tm_error *tm_python_find_tables(const struct tm_module *module, unsigned minor, uint64_t runtime,
 				       uint64_t tables[TM_SLOT_TABLES]);
 
+/* The virtual address of the reference tracer's word, which the exported PyRefTracer_SetTracer and _GetTracer
+   refer to, with its data behind it. 0: not there, or not told apart. */
+uint64_t tm_python_find_reference_tracer(const struct tm_module *module, uint64_t runtime);
+
 #endif

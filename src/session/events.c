@@ -32,6 +32,30 @@ static struct tm_error *take_block(struct tm_session *session, const struct tm_e
 	return tm_tracer_track(session->tracer, &allocation);
 }
 
+/*
+ * What CPython puts before an object in its block: nothing, the collector's head, or that and the words of a managed dictionary
+ * (Include/internal/pycore_gc.h, _PyType_PreHeaderSize). tracemalloc asks the type; the block that holds the address tells as well.
+ */
+static struct tm_error *take_object(struct tm_session *session, const struct tm_event *event)
+{
+	static const uint64_t before_object[] = {0, 16, 32};
+	struct tm_allocation allocation;
+	uint64_t size;
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(before_object); i++) {
+		uint64_t address = event->address - before_object[i];
+		struct tm_error *err;
+
+		if (!tm_tracer_find(session->tracer, event->domain, address, &size) || size <= before_object[i])
+			continue;
+		err = allocation_of(session, event, &allocation);
+		allocation.address = address;
+		allocation.size = size;
+		return err ? err : tm_tracer_move(session->tracer, &allocation);
+	}
+	return NULL;
+}
+
 static void take_free(struct tm_session *session, const struct tm_event *event)
 {
 	if (event->nested && !tm_tracer_knows(session->tracer, event->domain, event->old_address))
@@ -64,6 +88,8 @@ struct tm_error *tm_events_take(void *context, const struct tm_event *event)
 	case TM_EVENT_RESIZE_FREED:
 		tm_tracer_resize_freed(session->tracer, event->scratch, event->domain);
 		return NULL;
+	case TM_EVENT_OBJECT:
+		return take_object(session, event);
 	case TM_EVENT_LOST:
 		session->lost++;
 		return NULL;

@@ -687,3 +687,42 @@ Test(report_file, save_that_failed_is_undone_and_the_next_one_is_whole)
 	cr_expect_eq(query("SELECT count(*) FROM pragma_foreign_key_check"), 0);
 	sample_destroy(&sample);
 }
+
+static void name_for_test(void *context, struct tm_frame place, const char **function, const char **filename,
+			  uint32_t *lineno)
+{
+	*function = context;
+	*filename = place.module == 0x80000001 ? "/src/b.py" : "/src/a.py";
+	*lineno = (uint32_t)place.offset;
+}
+
+/* They have their names from the first save on; the text of the line comes with the last. */
+Test(report_file, frames_of_an_interpreter_are_named_by_it)
+{
+	static const struct tm_frame frames[] = {{7, 0x80000001}, {3, 0x80000000}};
+	const struct tm_named_frames named = {0x80000000, 2, "make", name_for_test};
+	struct sample sample = sample_create();
+	struct tm_snapshot *snapshot;
+	struct tm_report_save save = {.tracebacks = tm_tracer_tracebacks(sample.tracer),
+				      .modules = &fake_modules,
+				      .named = &named,
+				      .snapshots = (const struct tm_snapshot *const *)&snapshot,
+				      .snapshot_count = 1};
+	struct tm_report_writer *writer;
+
+	sample_allocate(&sample, 1, sample_traceback(&sample, frames, 2, 2, TM_CUT_NONE), 10);
+	must(tm_snapshot_take(sample.tracer, TM_SNAPSHOT_LIVE, "end", 1, true, &snapshot));
+	must(tm_report_writer_create(folder.file, false, &writer));
+	must(tm_report_writer_save(writer, &save));
+	cr_expect_eq(query("SELECT count(*) FROM frame WHERE function = 'make' AND source IS NULL AND module = 2"), 2);
+	cr_expect_eq(query("SELECT lineno FROM frame WHERE filename = '/src/b.py'"), 7);
+	save.symbolizer = &sample.symbolizer;
+	must(tm_report_writer_save(writer, &save));
+	must(tm_report_writer_close(writer));
+	cr_expect_eq(query("SELECT count(*) FROM frame WHERE source = 'text of /src/b.py:7'"), 1);
+	cr_expect_eq(query("SELECT count(*) FROM frame"), 2);
+	cr_expect_eq(query("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+	cr_expect_eq(sample.symbolizer.calls, 0);
+	tm_snapshot_destroy(snapshot);
+	sample_destroy(&sample);
+}

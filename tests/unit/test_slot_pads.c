@@ -40,7 +40,7 @@ static struct tm_slot_pads pads;
 static uint8_t *page;
 static struct stop {
 	const struct tm_slot_stop *stop;
-	uint64_t rax, rdx, rcx, rsi;
+	uint64_t rax, rdx, rcx, rsi, rdi;
 } stops[16];
 static size_t stop_count;
 
@@ -53,7 +53,8 @@ static void on_trap(int signal, siginfo_t *info, void *context)
 	for (size_t i = 0; i < pads.stop_count; i++)
 		if (pads.stops[i].offset == offset)
 			stops[stop_count++] = (struct stop){&pads.stops[i], (uint64_t)regs[REG_RAX], (uint64_t)regs[REG_RDX],
-							    (uint64_t)regs[REG_RCX], (uint64_t)regs[REG_RSI]};
+							    (uint64_t)regs[REG_RCX], (uint64_t)regs[REG_RSI],
+							    (uint64_t)regs[REG_RDI]};
 }
 
 typedef void *(*pad_malloc)(void *, size_t);
@@ -113,7 +114,7 @@ static void raw_free(void *context, void *block)
 
 static void map_pads(bool with_breakpoints)
 {
-	void *originals[TM_SLOT_COUNT] = {(void *)raw_malloc, (void *)own_calloc, (void *)own_realloc, (void *)raw_free,
+	void *originals[TM_SLOT_REFERENCE] = {(void *)raw_malloc, (void *)own_calloc, (void *)own_realloc, (void *)raw_free,
 					  (void *)own_malloc, (void *)own_calloc, (void *)own_realloc, (void *)own_free,
 					  (void *)own_malloc, (void *)own_calloc, (void *)own_realloc, (void *)own_free};
 	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
@@ -148,8 +149,8 @@ Test(slot_pads, malloc_stops_once_with_block_and_size)
 	cr_expect_eq(stops[0].rax, (uintptr_t)block);
 	cr_expect_eq(stops[0].rsi, 100);
 	cr_expect_eq(stops[0].rdx, thread_pointer());
-	cr_expect_eq(stops[0].stop->table, TM_SLOT_OBJ);
-	cr_expect_eq(stops[0].stop->function, TM_SLOT_MALLOC);
+	cr_expect_eq(stops[0].stop->slot / TM_SLOT_FUNCTIONS, TM_SLOT_OBJ);
+	cr_expect_eq(stops[0].stop->slot % TM_SLOT_FUNCTIONS, TM_SLOT_MALLOC);
 	cr_expect_not(stops[0].stop->is_entry);
 	cr_expect_eq(context_seen, 1);
 	cr_expect_eq(aligned, 1);
@@ -163,7 +164,7 @@ Test(slot_pads, a_raw_call_inside_another_is_no_event)
 	map_pads(true);
 	block = ((pad_malloc)pad(TM_SLOT_MEM, TM_SLOT_MALLOC))(&context_seen, 4000);
 	cr_assert_eq(stop_count, 1);
-	cr_expect_eq(stops[0].stop->table, TM_SLOT_MEM);
+	cr_expect_eq(stops[0].stop->slot / TM_SLOT_FUNCTIONS, TM_SLOT_MEM);
 	cr_expect_eq(stops[0].rsi, 4000);
 	((pad_free)pad(TM_SLOT_MEM, TM_SLOT_FREE))(&context_seen, block);
 	cr_assert_eq(stop_count, 2);
@@ -181,7 +182,7 @@ Test(slot_pads, a_raw_call_of_its_own_is_an_event)
 	free(((pad_malloc)pad(TM_SLOT_OBJ, TM_SLOT_MALLOC))(&context_seen, 100)); /* leaves nothing behind */
 	block = ((pad_malloc)pad(TM_SLOT_RAW, TM_SLOT_MALLOC))(&context_seen, 4000);
 	cr_assert_eq(stop_count, 2);
-	cr_expect_eq(stops[1].stop->table, TM_SLOT_RAW);
+	cr_expect_eq(stops[1].stop->slot / TM_SLOT_FUNCTIONS, TM_SLOT_RAW);
 	((pad_free)pad(TM_SLOT_RAW, TM_SLOT_FREE))(&context_seen, block);
 	cr_expect_eq(stop_count, 3);
 }
@@ -224,6 +225,33 @@ Test(slot_pads, no_block_and_free_of_none)
 	((pad_free)pad(TM_SLOT_RAW, TM_SLOT_FREE))(&context_seen, NULL);
 	((pad_free)pad(TM_SLOT_OBJ, TM_SLOT_FREE))(&context_seen, NULL);
 	cr_expect_eq(stop_count, 1);
+}
+
+static int tracer_calls;
+
+static int earlier_tracer(void *object, int event, void *data)
+{
+	tracer_calls += object == &pads && event == 0 && data == &stops;
+	tracer_calls += 10 * (event == 1);
+	return 0;
+}
+
+Test(slot_pads, a_new_object_stops_and_the_earlier_tracer_is_called)
+{
+	int (*tracer)(void *, int, void *), (*earlier)(void *, int, void *) = earlier_tracer;
+
+	map_pads(true);
+	tracer = (int (*)(void *, int, void *))(uintptr_t)(page + pads.entries[TM_SLOT_REFERENCE]);
+	cr_expect_eq(tracer(&pads, 0, &stops), 0);
+	cr_assert_eq(stop_count, 1);
+	cr_expect_eq(stops[0].stop->slot, TM_SLOT_REFERENCE);
+	cr_expect_eq(stops[0].rdi, (uintptr_t)&pads);
+	cr_expect_eq(stops[0].rax, thread_pointer());
+	memcpy(page + TM_SLOT_PAGE + TM_SLOT_ORIGINAL(TM_SLOT_REFERENCE), &earlier, sizeof(earlier));
+	cr_expect_eq(tracer(&pads, 0, &stops), 0);
+	cr_expect_eq(tracer(&pads, 1, &stops), 0);
+	cr_expect_eq(stop_count, 2); /* the end of an object is none of ours */
+	cr_expect_eq(tracer_calls, 11);
 }
 
 Test(slot_pads, without_breakpoints_they_are_inert)

@@ -70,6 +70,30 @@ static void expect_peak(uint32_t domain, uint32_t tid, uint32_t traceback, uint6
 	cr_assert_eq(peak_count, count);
 }
 
+Test(tracer, a_block_used_again_goes_to_its_new_owner)
+{
+	struct tm_allocation again = {0, 2, 9, 16, 100, 7};
+	uint64_t size = 0;
+
+	track_by(0, 1, 1, 16, 100);
+	track_by(0, 1, 1, 32, 50);
+	cr_assert(tm_tracer_find(tracer, 0, 16, &size));
+	cr_assert_eq(size, 100);
+	cr_assert_not(tm_tracer_find(tracer, 0, 17, &size));
+	cr_assert_null(tm_tracer_move(tracer, &again));
+	cr_assert_eq(account_of(0, 1, 1)->size, 50);
+	cr_assert_eq(account_of(0, 1, 1)->count, 1);
+	cr_assert_eq(account_of(0, 2, 9)->size, 100);
+	cr_assert_eq(totals_of(0).current, 150);
+	cr_assert_eq(totals_of(0).blocks, 2);
+	cr_assert_eq(totals_of(0).allocations, 2);
+	cr_assert_eq(totals_of(0).frees, 0);
+	expect_peak(0, 1, 1, 150, 2); /* as it was when the peak was reached */
+	expect_peak(0, 2, 9, 0, 0);
+	cr_assert(tm_tracer_untrack(tracer, 0, 16));
+	cr_assert_eq(account_of(0, 2, 9)->count, 0);
+}
+
 Test(tracer, nothing_is_all_zero)
 {
 	struct tm_totals zero = {0}, totals = totals_of(0);
