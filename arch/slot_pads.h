@@ -5,7 +5,7 @@
  *code is the same bytes wherever it stands, and in every trace.
  *
  *	code page: magic[16] | pad | pad | ...                     r-x
- *	data page: magic[16] | outer | original[13] | ...          rw-
+ *	data page: magic[16] | outer | original[13] | in_use | ... rw-
  *
  * `outer` is the stack pointer in a pad of the tables mem and obj, 0 if no thread is in one: their callers
  *hold the interpreter's lock. A call through the raw table from a frame less than 8 KiB below it is made by
@@ -30,6 +30,7 @@ enum tm_slot_function { TM_SLOT_MALLOC, TM_SLOT_CALLOC, TM_SLOT_REALLOC, TM_SLOT
 
 /* Where the data page has what. */
 #define TM_SLOT_ORIGINAL(slot) (24u + 8u * (slot))
+#define TM_SLOT_IN_USE	       TM_SLOT_ORIGINAL(TM_SLOT_COUNT) /* not 0: somebody may have a pad's address */
 
 /* A place where a breakpoint may stand. */
 struct tm_slot_stop {

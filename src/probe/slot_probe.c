@@ -82,25 +82,58 @@ static bool is_ours(struct tm_slot_probe *probe, uint64_t page)
 	return memcmp(present, pads->code, pads->size) == 0;
 }
 
+static uint64_t slot_address(const struct tm_slot_probe *probe, unsigned slot)
+{
+	return tm_interpreter_slot(probe->config.interpreter, slot);
+}
+
+static bool read_word(struct tm_slot_probe *probe, uint64_t address, uint64_t *word)
+{
+	struct tm_error *err = tm_target_read(probe->config.target, address, word, sizeof(*word));
+	bool read = !err;
+
+	tm_error_destroy(err);
+	return read;
+}
+
+/*
+ * May the page's pads be put into the slots? Not if a hook of the target's own (its tracemalloc) was put over
+ * them and kept their addresses: a pad that calls the hook that calls the pad would never end. Where every
+ * slot still leads to the page, there is no such hook.
+ */
+static bool is_free(struct tm_slot_probe *probe, uint64_t page)
+{
+	uint64_t in_use = 1, present;
+
+	if (read_word(probe, page + TM_SLOT_PAGE + TM_SLOT_IN_USE, &in_use) && !in_use)
+		return true;
+	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++)
+		if (slot_address(probe, slot) && (!read_word(probe, slot_address(probe, slot), &present) ||
+						  present != page + probe->pads.entries[slot]))
+			return false;
+	return true;
+}
+
 /* Pages that an earlier trace left: anonymous code. A JIT may have much of it, which is not ours. */
 #define ADOPT_MAX (1u << 20)
+
+static void adopt_from(struct tm_slot_probe *probe, const struct tm_mapping *mapping)
+{
+	if (!mapping->executable || mapping->writable || mapping->inode || mapping->path[0] ||
+	    mapping->end - mapping->start > ADOPT_MAX)
+		return;
+	for (uint64_t page = mapping->start; !probe->page && page < mapping->end; page += TM_SLOT_PAGE)
+		if (is_ours(probe, page) && is_free(probe, page))
+			probe->page = page;
+}
 
 static struct tm_error *adopt(struct tm_slot_probe *probe)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
 	struct tm_error *err = tm_target_mappings(probe->config.target, &mappings);
 
-	for (size_t i = 0; !err && !probe->page && i < mappings.count; i++) {
-		const struct tm_mapping *mapping = &mappings.items[i];
-
-		if (!mapping->executable || mapping->writable || mapping->inode || mapping->path[0] ||
-		    mapping->end - mapping->start > ADOPT_MAX)
-			continue;
-		for (uint64_t page = mapping->start; !probe->page && page < mapping->end;
-		     page += TM_SLOT_PAGE)
-			if (is_ours(probe, page))
-				probe->page = page;
-	}
+	for (size_t i = 0; !err && !probe->page && i < mappings.count; i++)
+		adopt_from(probe, &mappings.items[i]);
 	return err;
 }
 
@@ -161,9 +194,10 @@ static struct tm_error *provide_pages(struct tm_slot_probe *probe)
 
 /* ---- arming ---- */
 
-static uint64_t slot_address(const struct tm_slot_probe *probe, unsigned slot)
+static struct tm_error *mark_in_use(struct tm_slot_probe *probe, uint64_t in_use)
 {
-	return tm_interpreter_slot(probe->config.interpreter, slot);
+	return tm_target_write(probe->config.target, probe->page + TM_SLOT_PAGE + TM_SLOT_IN_USE, &in_use,
+			       sizeof(in_use));
 }
 
 static uint64_t pad_of(const struct tm_slot_probe *probe, unsigned slot)
@@ -234,6 +268,8 @@ struct tm_error *tm_slot_probe_arm(struct tm_slot_probe *probe)
 				      probe->originals, sizeof(probe->originals));
 	if (!err)
 		err = insert_stops(probe);
+	if (!err)
+		err = mark_in_use(probe, 1);
 	if (!err)
 		err = swap_slots(probe);
 	probe->armed = !err;
@@ -434,10 +470,13 @@ static struct tm_error *restore(struct tm_slot_probe *probe, unsigned slot, size
 
 struct tm_error *tm_slot_probe_disarm(struct tm_slot_probe *probe, size_t *foreign)
 {
+	size_t before = *foreign;
 	struct tm_error *err = NULL, *failed;
 
+	if (!probe->armed)
+		return NULL;
 	/* One slot that fails must not keep the others from being restored. */
-	for (unsigned slot = 0; probe->armed && slot < TM_SLOT_COUNT; slot++) {
+	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++) {
 		failed = restore(probe, slot, foreign);
 		if (err)
 			tm_error_destroy(failed);
@@ -445,7 +484,7 @@ struct tm_error *tm_slot_probe_disarm(struct tm_slot_probe *probe, size_t *forei
 			err = failed;
 	}
 	probe->armed = false;
-	return err;
+	return err || *foreign != before ? err : mark_in_use(probe, 0);
 }
 
 /* Its pads are inert without breakpoints; the slots are put back so that nothing of the trace is left in use.

@@ -21,7 +21,22 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
 {
 	tm_codes_deinit(&stacks->codes);
 	tm_map_deinit(&stacks->threads);
+	tm_map_deinit(&stacks->states);
 	tm_vector_deinit(&stacks->frames);
+}
+
+static void forget_threads(struct tm_python_stacks *stacks)
+{
+	tm_map_clear(&stacks->threads);
+	tm_map_clear(&stacks->states);
+}
+
+/* A thread pointer is soon another thread's; what the freed state still says of it must not be believed. */
+void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
+{
+	tm_codes_forget(&stacks->codes, address);
+	if (tm_map_get(&stacks->states, address))
+		forget_threads(stacks);
 }
 
 static uint64_t word_at(const uint8_t *bytes, uint16_t offset)
@@ -61,7 +76,7 @@ static struct tm_error *list_threads_of(struct tm_python_stacks *stacks, uint64_
 	for (unsigned i = 0; thread && i < THREADS_MAX; i++) {
 		if (!read_word(stacks, thread + layout->thread_id, &id))
 			return NULL;
-		if (!tm_map_put(&stacks->threads, id, thread))
+		if (!tm_map_put(&stacks->threads, id, thread) || !tm_map_put(&stacks->states, thread, 1))
 			return tm_error_out_of_memory();
 		if (!read_word(stacks, thread + layout->thread_next, &thread))
 			return NULL;
@@ -76,7 +91,7 @@ static struct tm_error *list_threads(struct tm_python_stacks *stacks)
 	struct tm_error *err = NULL;
 	uint64_t owner;
 
-	tm_map_clear(&stacks->threads);
+	forget_threads(stacks);
 	if (!read_word(stacks, stacks->interpreter->runtime + layout->runtime_interpreters, &owner))
 		return NULL;
 	for (unsigned i = 0; !err && owner && i < INTERPRETERS_MAX; i++) {

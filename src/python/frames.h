@@ -17,6 +17,7 @@ struct tm_python_stacks {
 	const struct tm_memory *memory;
 	struct tm_codes codes;
 	struct tm_map threads; /* thread pointer -> PyThreadState */
+	struct tm_map states;  /* PyThreadState -> 1: those that `threads` names */
 	struct tm_memory_window window;
 	/* The last walk's, most recent first. */
 	struct tm_vector(struct tm_frame) frames; /* at most nframe */
@@ -33,10 +34,8 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks);
 struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t thread_pointer,
 				       uint32_t nframe);
 
-/* The interpreter gives a block back: it may have been a code object. */
-static inline void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
-{
-	tm_codes_forget(&stacks->codes, address);
-}
+/* The interpreter gives a block back: it may have been a code object, or a thread's state. Neither changes
+ * its place while it lives. */
+void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address);
 
 #endif

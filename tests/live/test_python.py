@@ -113,7 +113,7 @@ class Equal(LiveTest):
         self.assertLessEqual(misplaced(ours["lines"], theirs["lines"]), RECYCLED * theirs["current"])
 
     def nearly(self, theirs, ours):
-        """Imports list folders and keep weak references: two runs of tracemalloc differ as much."""
+        """Imports list folders and keep weak references, threads meet in any order: two runs of tracemalloc differ as much."""
         for key in ("current", "peak", "blocks"):
             self.assertAlmostEqual(ours[key] / theirs[key], 1, delta=0.002, msg=key)
         self.assertLessEqual(misplaced(ours["lines"], theirs["lines"]), RECYCLED * theirs["current"])
@@ -148,6 +148,9 @@ class Equal(LiveTest):
 
     def test_classes(self):
         self.check("classes", self.exactly)
+
+    def test_threads_that_follow_each_other(self):
+        self.check("threads", self.nearly)
 
     def test_imports(self):
         self.check("imports", self.nearly)
@@ -273,6 +276,64 @@ class Busy(LiveTest):
         self.assertEqual(target.line(), "fine")
         report = trace.finish_trace(None)
         self.assertEqual(report.json["target"]["ended"], "exited")
+
+
+STEPS = """
+import sys, tracemalloc
+def work():
+    return [{i: str(i) * 3} for i in range(300)]
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    kept = work()
+    print("done", flush=True)
+print("fine", flush=True)
+"""
+
+
+class WithTracemalloc(LiveTest):
+    """The target's own tracemalloc: its hooks and ours call each other."""
+
+    def check(self, before, meanwhile, after, environment=ENVIRONMENT):
+        for python in interpreters():
+            with self.subTest(python=python):
+                target = Process(self, [python, "-c", STEPS], env=environment).expect_ready()
+                self.steps(target, before)
+                for _ in range(2):
+                    trace = attach(self, target.pid, *PYTHON)
+                    self.steps(target, meanwhile)
+                    report = trace.finish_trace()
+                    self.assertGreater(report.totals["allocations"], 300)
+                    self.assertEqual(report.totals["lost"], 0)
+                    self.assert_untraced(target.pid)
+                    self.steps(target, after)
+                target.popen.stdin.close()
+                self.assertEqual(target.line(), "fine")
+                self.assertEqual(target.wait(), 0)
+
+    def steps(self, target, lines):
+        for line in lines:
+            target.send(line.encode() + b"\n")
+            self.assertEqual(target.line(), "done")
+
+    def test_on_before(self):
+        self.check(["tracemalloc.start()"], ["assert tracemalloc.get_traced_memory()[0] > 0"], ["tracemalloc.take_snapshot()"])
+
+    def test_on_before_and_off_meanwhile(self):
+        self.check([], ["tracemalloc.start()", "tracemalloc.stop()"], ["tracemalloc.start()"])
+
+    def test_on_meanwhile_and_left_on(self):
+        self.check(["pass"], ["tracemalloc.start()"], ["tracemalloc.stop()", "pass"])
+
+    def test_on_meanwhile_and_traced_again(self):
+        # Its hooks have our pads for the allocators: the second trace must not put the same pads over them.
+        self.check(["pass"], ["tracemalloc.start()"], ["assert tracemalloc.is_tracing()"])
+
+    def test_debug_allocators(self):
+        self.check(["pass"], ["pass"], ["pass"], {**ENVIRONMENT, "PYTHONMALLOC": "debug"})
+
+    def test_the_c_library_s_allocators(self):
+        self.check(["pass"], ["pass"], ["pass"], {**ENVIRONMENT, "PYTHONMALLOC": "malloc"})
 
 
 class Start(LiveTest):
