@@ -92,8 +92,8 @@ struct tm_arch {
 	uint8_t breakpoint[4];
 	unsigned breakpoint_pc_after; /* bytes to subtract from the trapped pc: 1 on x86-64, 0 on aarch64 */
 	unsigned insn_align;	      /* every instruction starts at a multiple of this: 1, 4 */
-	/* An instruction that does nothing, longer than a breakpoint where those may be shorter than one: what pads have
-	   where a breakpoint may be inserted. */
+	/* An instruction that does nothing, longer than a breakpoint where those may be shorter than one:
+	   what pads have where a breakpoint may be inserted. */
 	uint8_t stop_point_size;
 	uint8_t stop_point[4];
 

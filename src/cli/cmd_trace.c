@@ -122,7 +122,8 @@ static const struct option options[] = {
 static int take_domain(struct trace *trace, const char *name)
 {
 	if (strcmp(name, "both") == 0)
-		return usage_error("--domain both is not there yet: trace native and python one after the other");
+		return usage_error(
+			"--domain both is not there yet: trace native and python one after the other");
 	if (strcmp(name, "python") != 0 && strcmp(name, "native") != 0)
 		return usage_error("--domain: \"%s\" is not known; there are native and python", name);
 	trace->session.domain = strcmp(name, "python") == 0 ? TM_SESSION_PYTHON : TM_SESSION_NATIVE;

@@ -75,8 +75,8 @@ bool tm_tracer_knows(const struct tm_tracer *tracer, uint32_t domain, uint64_t a
 /* The same; *size is its size. */
 bool tm_tracer_find(const struct tm_tracer *tracer, uint32_t domain, uint64_t address, uint64_t *size);
 
-/* A live block, of allocation->size, was used again without a call of the allocator (a free list): from now on it belongs to another
-   traceback and thread. No event is counted, and no number of the domain changes. */
+/* A live block, of allocation->size, was used again without a call of the allocator (a free list): from now
+   on it belongs to another traceback and thread. No event is counted, and no number of the domain changes. */
 struct tm_error *tm_tracer_move(struct tm_tracer *tracer, const struct tm_allocation *allocation);
 
 /* A call returned no block. */

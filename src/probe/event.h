@@ -19,9 +19,10 @@ enum tm_event_kind {
 	TM_EVENT_RESIZE_BEGIN,	/* old_address may be given back from now on */
 	TM_EVENT_RESIZE_END,	/* address, size, capture: replaces the block of the thread's RESIZE_BEGIN */
 	TM_EVENT_RESIZE_CANCEL, /* the old block stays: the call failed or was abandoned */
-	TM_EVENT_RESIZE_FREED,  /* the old block is gone and there is no new one */
-	TM_EVENT_OBJECT,        /* the memory at `address`, in a block that may be known, has become a new object of the interpreter */
-	TM_EVENT_LOST,          /* a call was seen whose result cannot be: the numbers are not exact from here on */
+	TM_EVENT_RESIZE_FREED,	/* the old block is gone and there is no new one */
+	TM_EVENT_OBJECT, /* the memory at `address`, in a block that may be known, has become a new object of
+			    the interpreter */
+	TM_EVENT_LOST,	 /* a call was seen whose result cannot be: the numbers are not exact from here on */
 };
 
 struct tm_event {
@@ -29,11 +30,12 @@ struct tm_event {
 	uint32_t domain;
 	struct tm_thread *thread;
 	uint64_t address, old_address, size; /* size in bytes, as requested; count * size saturates */
-	void *scratch;                       /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
-	bool nested;                         /* FREE inside another allocator call: it concerns known blocks only */
-	uint64_t thread_pointer;             /* ALLOCATE, RESIZE_END of an interpreter's allocator: names the thread whose Python frames
-					        own the block; 0: a native call */
-	struct tm_capture capture;           /* of a native call, at the function's entry: the frame above it is the caller */
+	void *scratch; /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
+	bool nested;   /* FREE inside another allocator call: it concerns known blocks only */
+	uint64_t thread_pointer; /* ALLOCATE, RESIZE_END of an interpreter's allocator: names the thread whose
+				    Python frames own the block; 0: a native call */
+	struct tm_capture
+		capture; /* of a native call, at the function's entry: the frame above it is the caller */
 };
 
 /*

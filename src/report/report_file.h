@@ -29,7 +29,8 @@ struct tm_error *tm_report_writer_create(const char *path, bool force, struct tm
  * - pid, exe, command, arch, ended, images: the target. command is a JSON array of strings, images
  *   one of objects.
  * - probe, nframe, started, duration_ns: the trace. started is ISO 8601, UTC.
- * - fp_frames: frames that only the frame pointer led to. attach_ns, detach_ns: how long the target was held up at most.
+ * - fp_frames: frames that only the frame pointer led to. attach_ns, detach_ns: how long the target was held
+ * up at most.
  * - lost: events that were not seen.
  * - skip: globs of allocator wrappers (skip.h), one a line. Marks the frames that are stored, too.
  */
@@ -49,15 +50,17 @@ struct tm_report_sample {
 };
 
 /*
- * Names for frames that stand in no module: those of an interpreter, whose module numbers begin at `first`. Their rows are shown under
- * `module`, and are named at every save (without the text of the line, which the last save adds). Called in the thread that saves.
+ * Names for frames that stand in no module: those of an interpreter, whose module numbers begin at `first`.
+ * Their rows are shown under `module`, and are named at every save (without the text of the line, which the
+ * last save adds). Called in the thread that saves.
  */
 struct tm_named_frames {
 	uint32_t first;
 	uint32_t module;
 	void *context;
 	/* The texts are borrowed, and stay valid as long as the source. */
-	void (*name)(void *context, struct tm_frame place, const char **function, const char **filename, uint32_t *lineno);
+	void (*name)(void *context, struct tm_frame place, const char **function, const char **filename,
+		     uint32_t *lineno);
 };
 
 /* Everything one save needs. Only new frames and tracebacks are written; a snapshot of a name that is
@@ -67,7 +70,7 @@ struct tm_report_save {
 	   their modules), so that the tracer's thread may go on while another thread saves. */
 	const struct tm_tracebacks *tracebacks;
 	const struct tm_module_map *modules;
-	struct tm_symbolizer *symbolizer; /* NULL: frames are stored without names for now */
+	struct tm_symbolizer *symbolizer;    /* NULL: frames are stored without names for now */
 	const struct tm_named_frames *named; /* NULL: every frame stands in a module */
 	const struct tm_snapshot *const *snapshots;
 	size_t snapshot_count;
@@ -111,7 +114,8 @@ const char *tm_report_meta(const struct tm_report *report, const char *key);
 struct tm_report_view {
 	const char *snapshot_name;
 	uint64_t time;
-	/* Of the lowest domain, at the snapshot's moment; `peak` is taken at the end, so its totals are the end's. */
+	/* Of the lowest domain, at the snapshot's moment; `peak` is taken at the end, so its totals are the
+	 * end's. */
 	struct tm_report_totals totals;
 	const struct tm_snapshot_domain *domains; /* the same for every domain, lowest first */
 	size_t domain_count;

@@ -82,7 +82,8 @@ static bool is_named(const struct tm_report_save *save, struct tm_frame place)
 	return save->named && place.module >= save->named->first;
 }
 
-static void name_place(const struct tm_named_frames *named, struct tm_frame place, struct tm_location *location)
+static void name_place(const struct tm_named_frames *named, struct tm_frame place,
+		       struct tm_location *location)
 {
 	const char *function, *filename;
 

@@ -33,8 +33,9 @@ static struct tm_error *take_block(struct tm_session *session, const struct tm_e
 }
 
 /*
- * What CPython puts before an object in its block: nothing, the collector's head, or that and the words of a managed dictionary
- * (Include/internal/pycore_gc.h, _PyType_PreHeaderSize). tracemalloc asks the type; the block that holds the address tells as well.
+ * What CPython puts before an object in its block: nothing, the collector's head, or that and the words of a
+ * managed dictionary (Include/internal/pycore_gc.h, _PyType_PreHeaderSize). tracemalloc asks the type; the
+ * block that holds the address tells as well.
  */
 static struct tm_error *take_object(struct tm_session *session, const struct tm_event *event)
 {
@@ -46,7 +47,8 @@ static struct tm_error *take_object(struct tm_session *session, const struct tm_
 		uint64_t address = event->address - before_object[i];
 		struct tm_error *err;
 
-		if (!tm_tracer_find(session->tracer, event->domain, address, &size) || size <= before_object[i])
+		if (!tm_tracer_find(session->tracer, event->domain, address, &size) ||
+		    size <= before_object[i])
 			continue;
 		err = allocation_of(session, event, &allocation);
 		allocation.address = address;

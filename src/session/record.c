@@ -90,8 +90,12 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	uname(&host);
 	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
 	const struct text_fact facts[] = {
-		{"arch", session->target->arch->name}, {"probe", session->python ? "slot" : "breakpoint"}, {"started", started},
-		{"kernel", kernel}, {"version", TM_VERSION}, {"skip", skip.text},
+		{"arch", session->target->arch->name},
+		{"probe", session->python ? "slot" : "breakpoint"},
+		{"started", started},
+		{"kernel", kernel},
+		{"version", TM_VERSION},
+		{"skip", skip.text},
 	};
 	err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts));
 	if (!err)

@@ -314,12 +314,14 @@ void tm_session_announce(struct tm_session *session)
 	if (tm_python_is_armed(session))
 		tm_strbuf_puts(&what, tm_python_description(session));
 	else
-		tm_strbuf_printf(&what, "%zu functions in %zu modules", tm_probe_function_count(session->probe),
+		tm_strbuf_printf(&what, "%zu functions in %zu modules",
+				 tm_probe_function_count(session->probe),
 				 tm_probe_module_count(session->probe));
 	if (in_place)
 		tm_strbuf_printf(&what, "; %zu breakpoints step in place, which is slow", in_place);
 	if (session->config->started && !what.failed)
-		session->config->started(session->config->context, session->info.pid, session->info.comm, what.text);
+		session->config->started(session->config->context, session->info.pid, session->info.comm,
+					 what.text);
 }
 
 /* With breakpoints in the target an end of ours would be its end: the memory killer should choose somebody

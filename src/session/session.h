@@ -27,17 +27,17 @@ enum tm_session_domain {
 
 struct tm_session_config {
 	enum tm_session_domain domain;
-	pid_t attach_pid;              /* 0: start `argv` */
-	char *const *argv;             /* NULL-terminated */
-	const char *output;            /* NULL: tmtrace.COMM.PID.tmt in the current folder */
-	bool force;                    /* overwrite an existing file */
-	uint64_t duration_ns;          /* 0: until it ends */
-	unsigned nframe;               /* 1..65535 */
-	const char *const *skip;       /* globs of function names that own no line */
+	pid_t attach_pid;	 /* 0: start `argv` */
+	char *const *argv;	 /* NULL-terminated */
+	const char *output;	 /* NULL: tmtrace.COMM.PID.tmt in the current folder */
+	bool force;		 /* overwrite an existing file */
+	uint64_t duration_ns;	 /* 0: until it ends */
+	unsigned nframe;	 /* 1..65535 */
+	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
 	volatile sig_atomic_t *stop; /* set by a signal handler: end the trace */
 
-	void *context;                 /* of the callbacks; each may be NULL */
+	void *context; /* of the callbacks; each may be NULL */
 	/* what: "N functions in M modules", "CPython 3.11.2 in /usr/bin/python3.11" */
 	void (*started)(void *context, pid_t pid, const char *comm, const char *what);
 	void (*status)(void *context, const struct tm_session_status *status); /* about twice a second */
@@ -50,7 +50,8 @@ struct tm_session_result {
 	char *path;  /* of the report; the caller frees */
 	bool exited; /* the target ended: wait_status as wait(2) gives it */
 	int wait_status;
-	size_t foreign;      /* places of code, and slots of tables, that somebody else had changed meanwhile, left as they were */
+	size_t foreign; /* places of code, and slots of tables, that somebody else had changed meanwhile, left
+			   as they were */
 };
 
 /* Runs a whole trace. An error means that nothing was traced, or that the report could not be saved; the

@@ -1,7 +1,7 @@
 /*
- * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen, stacks.c makes tracebacks of
- * captures, python.c of an
- * interpreter's frames, events.c feeds the model, saver.c writes the report while the trace goes on, record.c its beginning and end.
+ * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
+ * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, events.c feeds the model,
+ * saver.c writes the report while the trace goes on, record.c its beginning and end.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -36,7 +36,7 @@ struct tm_session {
 	struct tm_breakpoints *breakpoints;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
-	struct tm_probe *probe;   /* arms nothing where the python domain is traced */
+	struct tm_probe *probe;	  /* arms nothing where the python domain is traced */
 	struct tm_python *python; /* NULL: the native domain is traced */
 	struct tm_tracer *tracer;
 	struct tm_report_writer *writer;
@@ -101,13 +101,16 @@ bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64
 /* python.c: all do nothing where session->python is NULL */
 struct tm_error *tm_python_create(struct tm_session *session);
 void tm_python_destroy(struct tm_python *python);
-/* Modules were loaded: looks for an interpreter among them. One that runs is armed at once, one that is being started at Py_RunMain. */
+/* Modules were loaded: looks for an interpreter among them. One that runs is armed at once, one that is being
+ * started at Py_RunMain. */
 struct tm_error *tm_python_look(struct tm_session *session);
 /* Nothing was armed: why not. */
 struct tm_error *tm_python_not_armed(const struct tm_session *session);
 bool tm_python_is_armed(const struct tm_session *session);
-struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address, bool *ours);
-struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread_pointer, uint32_t *traceback);
+struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
+			       bool *ours);
+struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread_pointer,
+				     uint32_t *traceback);
 void tm_python_freed(struct tm_session *session, uint64_t address); /* the interpreter gives a block back */
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
 void tm_python_reset(struct tm_session *session); /* exec */

@@ -1,4 +1,5 @@
-/* Finding the allocator tables without symbols, versions and layouts: on made-up code, and on the interpreters that are installed. */
+/* Finding the allocator tables without symbols, versions and layouts: on made-up code, and on the
+ * interpreters that are installed. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <glob.h>
@@ -126,10 +127,13 @@ static size_t check_interpreter(const char *path)
 	for (unsigned i = 0; i < TM_SLOT_TABLES; i++)
 		cr_expect_eq(interpreter.tables[i] % 8, 0, "%s", path);
 	for (size_t i = 0; i < TM_ARRAY_SIZE(known); i++) {
-		if (strcmp(strrchr(path, '/') + 1, known[i].file) != 0 || strcmp(interpreter.version, known[i].version) != 0)
+		if (strcmp(strrchr(path, '/') + 1, known[i].file) != 0 ||
+		    strcmp(interpreter.version, known[i].version) != 0)
 			continue;
-		cr_expect_eq(interpreter.tables[TM_SLOT_MEM] - interpreter.tables[TM_SLOT_OBJ], known[i].mem - known[i].obj);
-		cr_expect_eq(interpreter.tables[TM_SLOT_RAW] - interpreter.tables[TM_SLOT_MEM], known[i].raw - known[i].mem);
+		cr_expect_eq(interpreter.tables[TM_SLOT_MEM] - interpreter.tables[TM_SLOT_OBJ],
+			     known[i].mem - known[i].obj);
+		cr_expect_eq(interpreter.tables[TM_SLOT_RAW] - interpreter.tables[TM_SLOT_MEM],
+			     known[i].raw - known[i].mem);
 	}
 	munmap((void *)module.image, module.image_size);
 	close(module.fd);
@@ -138,7 +142,8 @@ static size_t check_interpreter(const char *path)
 
 Test(python_interpreter, tables_of_every_installed_interpreter_are_found)
 {
-	static const char *const patterns[] = {"/usr/bin/python3.[0-9]*[0-9]", "/usr/lib/*/libpython3.*.so.1.0",
+	static const char *const patterns[] = {"/usr/bin/python3.[0-9]*[0-9]",
+					       "/usr/lib/*/libpython3.*.so.1.0",
 					       "~/.pyenv/versions/*/lib/libpython3.*.so.1.0"};
 	size_t found = 0;
 	glob_t paths = {0};

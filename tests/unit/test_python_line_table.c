@@ -1,4 +1,5 @@
-/* Line tables: by hand where the formats say what must come out, and against CPython's own co_lines() on the standard library. */
+/* Line tables: by hand where the formats say what must come out, and against CPython's own co_lines() on the
+ * standard library. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +13,8 @@ struct row {
 	int line;
 };
 
-static void check(enum tm_line_format format, const char *hex_table, size_t size, int first_line, const struct row *rows,
-		  size_t count)
+static void check(enum tm_line_format format, const char *hex_table, size_t size, int first_line,
+		  const struct row *rows, size_t count)
 {
 	const uint8_t *table = (const uint8_t *)hex_table;
 
@@ -31,20 +32,21 @@ static void check(enum tm_line_format format, const char *hex_table, size_t size
 
 Test(line_table, lnotab_rises_behind_its_bytes)
 {
-	CHECK(TM_LINES_LNOTAB, "\x06\x01\x04\xff\x00\x7f\x02\x01", 10, {0, 10}, {5, 10}, {6, 11}, {9, 11}, {10, 137}, {12, 138},
-	      {4000, 138});
+	CHECK(TM_LINES_LNOTAB, "\x06\x01\x04\xff\x00\x7f\x02\x01", 10, {0, 10}, {5, 10}, {6, 11}, {9, 11},
+	      {10, 137}, {12, 138}, {4000, 138});
 }
 
 Test(line_table, linetable_has_code_without_a_line)
 {
-	CHECK(TM_LINES_LINETABLE, "\x04\x01\x02\x80\x06\xfe", 10, {0, 11}, {3, 11}, {4, -1}, {6, 9}, {11, 9}, {12, -1});
+	CHECK(TM_LINES_LINETABLE, "\x04\x01\x02\x80\x06\xfe", 10, {0, 11}, {3, 11}, {4, -1}, {6, 9}, {11, 9},
+	      {12, -1});
 }
 
 Test(line_table, locations_have_five_forms)
 {
 	/* no columns +1; one line +2 with two column bytes; short with one; none; long with -3 */
-	CHECK(TM_LINES_LOCATIONS, "\xe9\x02\xe0\x01\x02\x80\x11\xf8\xf0\x07\x00\x00\x00", 20, {0, 21}, {2, 21}, {4, 23}, {6, 23},
-	      {8, -1}, {10, 20}, {12, -1});
+	CHECK(TM_LINES_LOCATIONS, "\xe9\x02\xe0\x01\x02\x80\x11\xf8\xf0\x07\x00\x00\x00", 20, {0, 21},
+	      {2, 21}, {4, 23}, {6, 23}, {8, -1}, {10, 20}, {12, -1});
 }
 
 Test(line_table, before_the_first_instruction_is_the_first_line)
@@ -67,27 +69,28 @@ Test(line_table, any_bytes_end)
 	free(table);
 }
 
-/* One line for each code object of a module: first line, table in hexadecimal, then offset:line of every instruction. */
-static const char dump[] =
-	"import sys, importlib\n"
-	"def lines(c):\n"
-	"  if hasattr(c, 'co_lines'):\n"
-	"    for a, b, n in c.co_lines():\n"
-	"      for o in range(a, b, 2): yield o, -1 if n is None else n\n"
-	"  else:\n"
-	"    import dis\n"
-	"    n, starts = c.co_firstlineno, dict(dis.findlinestarts(c))\n"
-	"    for o in range(0, len(c.co_code), 2):\n"
-	"      n = starts.get(o, n)\n"
-	"      yield o, n\n"
-	"def walk(c):\n"
-	"  t = c.co_linetable if hasattr(c, 'co_linetable') else c.co_lnotab\n"
-	"  print(c.co_firstlineno, t.hex() or '-', *('%d:%d' % x for x in lines(c)))\n"
-	"  for k in c.co_consts:\n"
-	"    if hasattr(k, 'co_code'): walk(k)\n"
-	"for m in 'argparse ast collections dataclasses enum inspect json.decoder logging re tarfile typing'.split():\n"
-	"  m = importlib.import_module(m)\n"
-	"  walk(compile(open(m.__file__, encoding='utf-8').read(), m.__file__, 'exec'))\n";
+/* One line for each code object of a module: first line, table in hexadecimal, then offset:line of every
+ * instruction. */
+static const char dump[] = "import sys, importlib\n"
+			   "def lines(c):\n"
+			   "  if hasattr(c, 'co_lines'):\n"
+			   "    for a, b, n in c.co_lines():\n"
+			   "      for o in range(a, b, 2): yield o, -1 if n is None else n\n"
+			   "  else:\n"
+			   "    import dis\n"
+			   "    n, starts = c.co_firstlineno, dict(dis.findlinestarts(c))\n"
+			   "    for o in range(0, len(c.co_code), 2):\n"
+			   "      n = starts.get(o, n)\n"
+			   "      yield o, n\n"
+			   "def walk(c):\n"
+			   "  t = c.co_linetable if hasattr(c, 'co_linetable') else c.co_lnotab\n"
+			   "  print(c.co_firstlineno, t.hex() or '-', *('%d:%d' % x for x in lines(c)))\n"
+			   "  for k in c.co_consts:\n"
+			   "    if hasattr(k, 'co_code'): walk(k)\n"
+			   "for m in 'argparse ast collections dataclasses enum inspect json.decoder logging "
+			   "re tarfile typing'.split():\n"
+			   "  m = importlib.import_module(m)\n"
+			   "  walk(compile(open(m.__file__, encoding='utf-8').read(), m.__file__, 'exec'))\n";
 
 static size_t unhex(const char *text, uint8_t *bytes)
 {
@@ -140,7 +143,8 @@ Test(line_table, every_instruction_of_the_library_has_the_line_that_cpython_give
 
 		snprintf(python, sizeof(python), "python3.%u", minor);
 		compare_with(python, minor);
-		snprintf(python, sizeof(python), "$(ls -d $HOME/.pyenv/versions/3.%u.*/bin/python3 2>/dev/null | tail -1)", minor);
+		snprintf(python, sizeof(python),
+			 "$(ls -d $HOME/.pyenv/versions/3.%u.*/bin/python3 2>/dev/null | tail -1)", minor);
 		compare_with(python, minor);
 	}
 }

@@ -714,7 +714,9 @@ Test(report_file, frames_of_an_interpreter_are_named_by_it)
 	must(tm_snapshot_take(sample.tracer, TM_SNAPSHOT_LIVE, "end", 1, true, &snapshot));
 	must(tm_report_writer_create(folder.file, false, &writer));
 	must(tm_report_writer_save(writer, &save));
-	cr_expect_eq(query("SELECT count(*) FROM frame WHERE function = 'make' AND source IS NULL AND module = 2"), 2);
+	cr_expect_eq(
+		query("SELECT count(*) FROM frame WHERE function = 'make' AND source IS NULL AND module = 2"),
+		2);
 	cr_expect_eq(query("SELECT lineno FROM frame WHERE filename = '/src/b.py'"), 7);
 	save.symbolizer = &sample.symbolizer;
 	must(tm_report_writer_save(writer, &save));

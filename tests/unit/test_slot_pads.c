@@ -1,4 +1,5 @@
-/* The pads are run: with functions of this program in their slots, and int3 at their stops as a tracer would put it there. */
+/* The pads are run: with functions of this program in their slots, and int3 at their stops as a tracer would
+ * put it there. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -52,9 +53,9 @@ static void on_trap(int signal, siginfo_t *info, void *context)
 	(void)signal, (void)info;
 	for (size_t i = 0; i < pads.stop_count; i++)
 		if (pads.stops[i].offset == offset)
-			stops[stop_count++] = (struct stop){&pads.stops[i], (uint64_t)regs[REG_RAX], (uint64_t)regs[REG_RDX],
-							    (uint64_t)regs[REG_RCX], (uint64_t)regs[REG_RSI],
-							    (uint64_t)regs[REG_RDI]};
+			stops[stop_count++] = (struct stop){&pads.stops[i],	     (uint64_t)regs[REG_RAX],
+							    (uint64_t)regs[REG_RDX], (uint64_t)regs[REG_RCX],
+							    (uint64_t)regs[REG_RSI], (uint64_t)regs[REG_RDI]};
 }
 
 typedef void *(*pad_malloc)(void *, size_t);
@@ -114,9 +115,10 @@ static void raw_free(void *context, void *block)
 
 static void map_pads(bool with_breakpoints)
 {
-	void *originals[TM_SLOT_REFERENCE] = {(void *)raw_malloc, (void *)own_calloc, (void *)own_realloc, (void *)raw_free,
-					  (void *)own_malloc, (void *)own_calloc, (void *)own_realloc, (void *)own_free,
-					  (void *)own_malloc, (void *)own_calloc, (void *)own_realloc, (void *)own_free};
+	void *originals[TM_SLOT_REFERENCE] = {(void *)raw_malloc,  (void *)own_calloc,	(void *)own_realloc,
+					      (void *)raw_free,	   (void *)own_malloc,	(void *)own_calloc,
+					      (void *)own_realloc, (void *)own_free,	(void *)own_malloc,
+					      (void *)own_calloc,  (void *)own_realloc, (void *)own_free};
 	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
 
 	cr_assert_null(tm_slot_pads_make(&tm_arch_x86_64, &pads));
