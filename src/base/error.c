@@ -96,3 +96,11 @@ void tm_error_destroy(struct tm_error *err)
 	free(err->message);
 	free(err);
 }
+
+struct tm_error *tm_error_first(struct tm_error *earlier, struct tm_error *later)
+{
+	if (!earlier)
+		return later;
+	tm_error_destroy(later);
+	return earlier;
+}

@@ -43,6 +43,10 @@ struct tm_error *tm_error_out_of_memory(void);
 
 void tm_error_destroy(struct tm_error *err); /* NULL is fine */
 
+/* For steps that are all taken, whatever became of those before: the earlier error if there is one, else the later; the
+   other is destroyed. */
+struct tm_error *tm_error_first(struct tm_error *earlier, struct tm_error *later);
+
 static inline void tm_cleanup_error(struct tm_error **err)
 {
 	tm_error_destroy(*err);

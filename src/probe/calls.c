@@ -492,7 +492,8 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 	return err;
 }
 
-/* A thread may be found dead in the middle of a hit: what the callers still hold of it goes before the next one. */
+/* A thread may be found dead in the middle of a hit: what the callers still hold of it goes before the next
+ * one. */
 void tm_probe_thread_gone(struct tm_probe *probe, struct tm_thread *thread)
 {
 	struct tm_call_state *state = thread->probe;
@@ -540,7 +541,7 @@ struct tm_error *tm_probe_disarm(struct tm_probe *probe)
 	struct tm_error *err = NULL;
 	struct tm_thread *thread;
 
-	for (size_t i = 0; !err && (thread = tm_target_next_thread(probe->config.target, &i));)
-		err = leave_trampoline(probe, thread);
-	return err ? err : tm_trampolines_restore(probe);
+	for (size_t i = 0; (thread = tm_target_next_thread(probe->config.target, &i));)
+		err = tm_error_first(err, leave_trampoline(probe, thread));
+	return tm_error_first(err, tm_trampolines_restore(probe));
 }

@@ -55,6 +55,7 @@ typedef struct tm_error *(*restore_word)(struct tm_probe *probe, void *context, 
 /* The word below the CFA: psABI 3.2.2. */
 static struct tm_error *each_trampolined(struct tm_probe *probe, restore_word restore, void *context)
 {
+	struct tm_error *err = NULL;
 	struct tm_thread *thread;
 
 	for (size_t i = 0; (thread = tm_target_next_thread(probe->config.target, &i));) {
@@ -62,16 +63,14 @@ static struct tm_error *each_trampolined(struct tm_probe *probe, restore_word re
 
 		for (size_t j = 0; state && j < state->levels.count; j++) {
 			const struct tm_pending *call = state->levels.items[j];
-			struct tm_error *err = NULL;
 
 			if (call->trampolined)
-				err = restore(probe, context, call->cfa - sizeof(uint64_t),
-					      call->return_address);
-			if (err)
-				return err;
+				err = tm_error_first(err,
+						     restore(probe, context, call->cfa - sizeof(uint64_t),
+							     call->return_address));
 		}
 	}
-	return NULL;
+	return err;
 }
 
 static struct tm_error *restore_in_target(struct tm_probe *probe, void *context, uint64_t place,

@@ -362,16 +362,15 @@ static void handle_unseen(struct tm_session *session)
 	}
 }
 
-/* Slots first: a breakpoint that is gone is then not missed. */
+/* Slots first: a breakpoint that is gone is then not missed. A step that fails must not keep the others from
+   being taken: what stays behind would kill the target. */
 static struct tm_error *restore_target(struct tm_session *session)
 {
 	struct tm_error *err = tm_python_disarm(session);
 	size_t slots = session->foreign;
 
-	if (!err)
-		err = tm_probe_disarm(session->probe);
-	if (!err)
-		err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
+	err = tm_error_first(err, tm_probe_disarm(session->probe));
+	err = tm_error_first(err, tm_breakpoints_remove_all(session->breakpoints, &session->foreign));
 	session->foreign += slots;
 	return err;
 }
@@ -380,7 +379,7 @@ static struct tm_error *restore_target(struct tm_session *session)
 static struct tm_error *leave_target(struct tm_session *session)
 {
 	uint64_t image = session->target->image, begin = monotonic_ns();
-	struct tm_error *err, *detach_err;
+	struct tm_error *err;
 
 	if (session->exited || session->target->exited)
 		return NULL;
@@ -393,14 +392,17 @@ static struct tm_error *leave_target(struct tm_session *session)
 	}
 	if (session->probe)
 		handle_unseen(session);
-	if (!err && session->probe && image == session->target->image && !session->target->exited) {
+	if (!err && session->probe && image == session->target->image && !session->target->exited)
 		err = restore_target(session);
-	}
-	detach_err = tm_target_detach(session->target);
+	err = tm_error_first(err, tm_target_detach(session->target));
 	session->detach_ns = monotonic_ns() - begin;
-	if (err)
-		tm_error_destroy(detach_err);
-	return err ? err : detach_err;
+	if (err &&
+	    err->code ==
+		    TM_ERROR_NO_PROCESS) { /* a thread ended meanwhile: nothing is left to restore in it */
+		tm_error_destroy(err);
+		err = NULL;
+	}
+	return err;
 }
 
 static void release(struct tm_session *session)

@@ -353,18 +353,13 @@ static struct tm_error *restore(struct tm_target *target, const struct tm_breakp
 
 struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, size_t *foreign)
 {
-	struct tm_error *err = leave_pads(breakpoints), *failed;
+	struct tm_error *err = leave_pads(breakpoints);
 	const struct tm_breakpoint *breakpoint;
 
 	*foreign = 0;
 	/* One place that fails must not keep the others from being restored. */
-	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
-		failed = restore(breakpoints->target, breakpoint, foreign);
-		if (err)
-			tm_error_destroy(failed);
-		else
-			err = failed;
-	}
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));)
+		err = tm_error_first(err, restore(breakpoints->target, breakpoint, foreign));
 	tm_breakpoints_forget_all(breakpoints);
 	return err;
 }
