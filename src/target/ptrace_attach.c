@@ -258,7 +258,7 @@ struct tm_error *tm_ptrace_launch(char *const argv[], struct tm_target **out)
 	if (pid < 0)
 		return tm_error_errno(errno, "cannot start a process");
 	if (pid == 0)
-		become_program(argv, go, result_write);
+		become_program(argv, (int[2]){go_read, go_write}, result_write);
 	err = create(pid, tm_arch_host(), &pt);
 	if (!err)
 		err = start(pt, go_write);
