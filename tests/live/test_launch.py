@@ -101,8 +101,9 @@ class FromTheStart(LiveTest):
 
 class Interrupts(LiveTest):
     def test_ctrl_c_is_the_commands_too(self):
-        # As a terminal does it: to the whole process group. The command decides, and its end ends the trace.
-        trace = launch(self, "/bin/sh", "-c", 'trap "echo caught; exit 5" INT; echo ready; while :; do read x; done',
+        # As a terminal does it: to the whole process group. The command decides, and its end ends the trace. (A shell that waits
+        # in one long read would sleep over a signal that comes right before it.)
+        trace = launch(self, "/bin/sh", "-c", 'trap "echo caught; exit 5" INT; echo ready; while :; do sleep 0.05; done',
                        options=["--quiet"])
         trace.expect_ready()
         os.killpg(trace.pid, signal.SIGINT)
