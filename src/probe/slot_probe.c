@@ -471,18 +471,13 @@ static struct tm_error *restore(struct tm_slot_probe *probe, unsigned slot, size
 struct tm_error *tm_slot_probe_disarm(struct tm_slot_probe *probe, size_t *foreign)
 {
 	size_t before = *foreign;
-	struct tm_error *err = NULL, *failed;
+	struct tm_error *err = NULL;
 
 	if (!probe->armed)
 		return NULL;
 	/* One slot that fails must not keep the others from being restored. */
-	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++) {
-		failed = restore(probe, slot, foreign);
-		if (err)
-			tm_error_destroy(failed);
-		else
-			err = failed;
-	}
+	for (unsigned slot = 0; slot < TM_SLOT_COUNT; slot++)
+		err = tm_error_first(err, restore(probe, slot, foreign));
 	probe->armed = false;
 	return err || *foreign != before ? err : mark_in_use(probe, 0);
 }

@@ -34,22 +34,6 @@ void tm_codes_forget(struct tm_codes *codes, uint64_t address)
 	tm_map_remove(&codes->by_address, address);
 }
 
-static uint64_t word_at(const uint8_t *object, uint16_t offset)
-{
-	uint64_t word;
-
-	memcpy(&word, object + offset, sizeof(word));
-	return word;
-}
-
-static int32_t int_at(const uint8_t *object, uint16_t offset)
-{
-	int32_t value;
-
-	memcpy(&value, object + offset, sizeof(value));
-	return value;
-}
-
 static bool read_lines(const struct tm_python_layout *layout, const struct tm_memory *memory, uint64_t object,
 		       struct tm_code *code)
 {
@@ -73,8 +57,8 @@ static bool read_place(struct tm_codes *codes, const struct tm_memory *memory, c
 	const struct tm_python_layout *layout = codes->layout;
 	uint16_t name = layout->code_qualname != TM_PYTHON_ABSENT ? layout->code_qualname : layout->code_name;
 	_cleanup_free_ char *filename =
-		tm_unicode_read(layout, memory, word_at(object, layout->code_filename));
-	_cleanup_free_ char *function = tm_unicode_read(layout, memory, word_at(object, name));
+		tm_unicode_read(layout, memory, tm_word_at(object, layout->code_filename));
+	_cleanup_free_ char *function = tm_unicode_read(layout, memory, tm_word_at(object, name));
 
 	if (!filename || !function)
 		return false;
@@ -97,12 +81,12 @@ static void read_code(struct tm_codes *codes, const struct tm_memory *memory, ui
 		tm_error_destroy(err);
 		return;
 	}
-	code->first_line = int_at(object, layout->code_firstlineno);
+	code->first_line = tm_int_at(object, layout->code_firstlineno);
 	if (layout->code_instructions != TM_PYTHON_ABSENT) {
 		code->instructions = address + layout->code_instructions;
-		code->first_traceable = (int64_t)int_at(object, layout->code_first_traceable) * 2;
+		code->first_traceable = (int64_t)tm_int_at(object, layout->code_first_traceable) * 2;
 	}
-	if (read_lines(layout, memory, word_at(object, layout->code_lines), code))
+	if (read_lines(layout, memory, tm_word_at(object, layout->code_lines), code))
 		read_place(codes, memory, object, code);
 }
 

@@ -39,22 +39,6 @@ void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
 		forget_threads(stacks);
 }
 
-static uint64_t word_at(const uint8_t *bytes, uint16_t offset)
-{
-	uint64_t word;
-
-	memcpy(&word, bytes + offset, sizeof(word));
-	return word;
-}
-
-static int32_t int_at(const uint8_t *bytes, uint16_t offset)
-{
-	int32_t value;
-
-	memcpy(&value, bytes + offset, sizeof(value));
-	return value;
-}
-
 static bool read_word(const struct tm_python_stacks *stacks, uint64_t address, uint64_t *word)
 {
 	struct tm_error *err = tm_memory_read(stacks->memory, address, word, sizeof(*word));
@@ -114,7 +98,7 @@ static bool read_known(struct tm_python_stacks *stacks, uint64_t thread_pointer,
 		return false;
 	err = tm_memory_read(stacks->memory, *thread, state, last + sizeof(uint64_t));
 	if (!err)
-		return word_at(state, layout->thread_id) == thread_pointer;
+		return tm_word_at(state, layout->thread_id) == thread_pointer;
 	tm_error_destroy(err);
 	return false;
 }
@@ -133,7 +117,7 @@ static struct tm_error *newest_frame(struct tm_python_stacks *stacks, uint64_t t
 		if (err || !read_known(stacks, thread_pointer, state))
 			return err;
 	}
-	*frame = word_at(state, layout->thread_frame);
+	*frame = tm_word_at(state, layout->thread_frame);
 	if (*frame && layout->has_cframe && !read_word(stacks, *frame + layout->cframe_frame, frame))
 		*frame = 0;
 	return NULL;
@@ -146,8 +130,8 @@ static int64_t offset_of(const struct tm_python_layout *layout, const uint8_t *f
 			 const struct tm_code *code)
 {
 	if (layout->code_instructions == TM_PYTHON_ABSENT)
-		return (int64_t)int_at(frame, layout->frame_instruction) * layout->index_scale;
-	return (int64_t)(word_at(frame, layout->frame_instruction) - code->instructions);
+		return (int64_t)tm_int_at(frame, layout->frame_instruction) * layout->index_scale;
+	return (int64_t)(tm_word_at(frame, layout->frame_instruction) - code->instructions);
 }
 
 /* A frame that has just been set up, and not begun: not shown by CPython (_PyFrame_IsIncomplete). */
@@ -166,8 +150,8 @@ static bool own_line(const struct tm_python_layout *layout, const uint8_t *frame
 
 	if (layout->frame_lineno == TM_PYTHON_ABSENT)
 		return false;
-	own = int_at(frame, layout->frame_lineno);
-	if (layout->frame_trace != TM_PYTHON_ABSENT ? !word_at(frame, layout->frame_trace) : !own)
+	own = tm_int_at(frame, layout->frame_lineno);
+	if (layout->frame_trace != TM_PYTHON_ABSENT ? !tm_word_at(frame, layout->frame_trace) : !own)
 		return false;
 	*line = own < 0 ? 0 : (uint32_t)own;
 	return true;
@@ -186,7 +170,7 @@ static struct tm_error *take_frame(struct tm_python_stacks *stacks, const uint8_
 
 	if (is_shim(layout, frame))
 		return NULL;
-	code = tm_codes_get(&stacks->codes, stacks->memory, word_at(frame, layout->frame_code));
+	code = tm_codes_get(&stacks->codes, stacks->memory, tm_word_at(frame, layout->frame_code));
 	if (!code)
 		return tm_error_out_of_memory();
 	if (!code->place || is_incomplete(layout, frame, code))
@@ -223,7 +207,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 			stacks->cut = frame ? TM_CUT_LOOP : TM_CUT_MEMORY;
 			break;
 		}
-		address = word_at(frame, layout->frame_back);
+		address = tm_word_at(frame, layout->frame_back);
 		err = take_frame(stacks, frame, nframe);
 	}
 	if (!err && stacks->cut == TM_CUT_NONE && stacks->total > stacks->frames.count)

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/error.h"
 
@@ -63,5 +64,22 @@ const struct tm_python_layout *tm_python_layout_of(unsigned major, unsigned mino
    TM_ERROR_UNSUPPORTED: the interpreter is free-threaded, or says what cannot be. */
 struct tm_error *tm_python_layout_refine(struct tm_python_layout *layout, const uint8_t *offsets,
 					 size_t size);
+
+/* A field of a structure whose bytes were read, at an offset of the layout: a pointer or size, an int. */
+static inline uint64_t tm_word_at(const uint8_t *bytes, uint16_t offset)
+{
+	uint64_t word;
+
+	memcpy(&word, bytes + offset, sizeof(word));
+	return word;
+}
+
+static inline int32_t tm_int_at(const uint8_t *bytes, uint16_t offset)
+{
+	int32_t value;
+
+	memcpy(&value, bytes + offset, sizeof(value));
+	return value;
+}
 
 #endif

@@ -433,7 +433,7 @@ static void release(struct tm_session *session)
 /* From the first byte changed in the target to the last one restored. */
 static struct tm_error *trace(struct tm_session *session)
 {
-	struct tm_error *err, *leave_err;
+	struct tm_error *err;
 
 	allow_many_files();
 	err = assemble(session);
@@ -450,16 +450,13 @@ static struct tm_error *trace(struct tm_session *session)
 	}
 	if (!err && session->python && !tm_python_is_armed(session))
 		err = tm_python_not_armed(session);
-	leave_err = leave_target(session);
-	if (err)
-		tm_error_destroy(leave_err);
-	return err ? err : leave_err;
+	return tm_error_first(err, leave_target(session));
 }
 
 static struct tm_error *finish(struct tm_session *session, struct tm_error *trace_err)
 {
 	bool traced = session->begin_ns && session->probe && (session->images.length || session->exited);
-	struct tm_error *err = NULL, *close_err;
+	struct tm_error *err = NULL;
 
 	if (session->saver)
 		err = tm_saver_finish(session->saver);
@@ -469,16 +466,9 @@ static struct tm_error *finish(struct tm_session *session, struct tm_error *trac
 	} else if (!err) {
 		err = tm_record_end(session);
 	}
-	if (session->writer) {
-		close_err = tm_report_writer_close(session->writer);
-		if (err)
-			tm_error_destroy(close_err);
-		else
-			err = close_err;
-	}
-	if (trace_err)
-		tm_error_destroy(err);
-	return trace_err ? trace_err : err;
+	if (session->writer)
+		err = tm_error_first(err, tm_report_writer_close(session->writer));
+	return tm_error_first(trace_err, err);
 }
 
 struct tm_error *tm_session_run(const struct tm_session_config *config, struct tm_session_result *result)

@@ -205,22 +205,30 @@ static enum outcome image_replaced(struct tm_ptrace *pt, struct tm_thread *threa
 	return OUTCOME_REPORT;
 }
 
-/* Does the thread stand right behind a breakpoint of ours, and because of it? */
-static bool at_breakpoint(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *address)
+/* The breakpoint of ours that the thread stands right behind, and its address; NULL: none. */
+static const struct tm_breakpoint *breakpoint_behind(struct tm_ptrace *pt, struct tm_thread *thread,
+						     uint64_t *address)
 {
 	const struct tm_arch *arch = pt->base.arch;
-	const struct tm_breakpoint *breakpoint;
 	struct tm_error *err;
 
 	if (!pt->base.breakpoints)
-		return false;
+		return NULL;
 	err = tm_ptrace_fetch_regs(&pt->base, thread);
 	if (err) {
 		tm_error_destroy(err);
-		return false;
+		return NULL;
 	}
 	*address = thread->regs.value[arch->pc] - arch->breakpoint_pc_after;
-	breakpoint = tm_breakpoint_find(pt->base.breakpoints, *address);
+	return tm_breakpoint_find(pt->base.breakpoints, *address);
+}
+
+/* Does the thread stand there because of it? */
+static bool at_breakpoint(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *address)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	const struct tm_breakpoint *breakpoint = breakpoint_behind(pt, thread, address);
+
 	if (!breakpoint)
 		return false;
 	/* Somebody's own SIGTRAP while pc happens to stand there: possible only where an instruction begins
@@ -257,19 +265,9 @@ static enum outcome trapped(struct tm_ptrace *pt, struct tm_thread *thread, enum
    first): let it come out, or it would kill the target once nobody traces it. */
 static bool has_pending_trap(struct tm_ptrace *pt, struct tm_thread *thread)
 {
-	const struct tm_arch *arch = pt->base.arch;
-	uint64_t pending;
-	struct tm_error *err;
+	uint64_t address, pending;
 
-	if (!pt->base.breakpoints)
-		return false;
-	err = tm_ptrace_fetch_regs(&pt->base, thread);
-	if (err) {
-		tm_error_destroy(err);
-		return false;
-	}
-	if (!tm_breakpoint_find(pt->base.breakpoints,
-				thread->regs.value[arch->pc] - arch->breakpoint_pc_after))
+	if (!breakpoint_behind(pt, thread, &address))
 		return false;
 	return tm_procfs_status_number(thread->tgid, thread->tid, "SigPnd", 16, &pending) &&
 	       (pending & (UINT64_C(1) << (SIGTRAP - 1)));
