@@ -1,0 +1,32 @@
+#include "recorder/image.h"
+
+#include <string.h>
+
+#ifdef TM_RECORDER_BINARY
+
+/* recorder.c, compiled and linked flat (CMakeLists.txt). */
+__asm__(".pushsection .rodata\n"
+	".balign 16\n"
+	"recorder_begin: .incbin \"" TM_RECORDER_BINARY "\"\n"
+	"recorder_end:\n"
+	".popsection\n");
+
+extern const uint8_t recorder_begin[], recorder_end[];
+
+bool tm_recorder_image(struct tm_recorder_image *image)
+{
+	image->bytes = recorder_begin;
+	image->size = (size_t)(recorder_end - recorder_begin);
+	memcpy(image->entries, recorder_begin + sizeof(TM_RECORDER_MAGIC), sizeof(image->entries));
+	return true;
+}
+
+#else
+
+bool tm_recorder_image(struct tm_recorder_image *image)
+{
+	(void)image;
+	return false;
+}
+
+#endif

@@ -1,0 +1,57 @@
+/*
+ * The tracer's side of the rings (shared.h): gives the records of all threads in the order of their time
+ * stamps, each once, and gives the rings' room back.
+ *
+ * A record is given only when no record with an earlier time can still appear: its time lies before the
+ * horizon (the clock at the beginning of the pass, less what a store needs to become visible), and every ring
+ * shows a committed record or nothing behind what was read. A record that was reserved and is not committed
+ * holds the pass up; one that its thread has jumped away from is passed over, at once where the recorder has
+ * noticed, else after TM_RING_ABANDON_MS without progress.
+ */
+#ifndef TM_RECORDER_RING_READER_H
+#define TM_RECORDER_RING_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+#include "recorder/shared.h"
+
+#define TM_RING_ABANDON_MS 20u
+
+struct tm_ring_reader;
+
+/* `memory` is the mapped memory file: TM_SHARED_SIZE bytes, borrowed. */
+struct tm_error *tm_ring_reader_create(void *memory, struct tm_ring_reader **out);
+void tm_ring_reader_destroy(struct tm_ring_reader *reader); /* NULL is fine */
+
+/*
+ * What takes the records. `record` lies in the ring and is valid during the call only. A record with
+ * TM_RECORD_LOOK is answered (its thread goes on) when the call returns. An error ends the pass behind this record.
+ */
+struct tm_record_sink {
+	void *context;
+	struct tm_error *(*record)(void *context, unsigned ring, const struct tm_record_header *record);
+};
+
+/*
+ * One pass over all rings: gives what is ready now, at most `limit` records (0: no limit), and returns their
+ * number in *count. The sizes in a record are checked before it is given: whatever the target writes into its
+ * rings, the reader reads only inside them; a ring that makes no sense is closed (tm_ring_reader_broken).
+ */
+struct tm_error *tm_ring_reader_pass(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
+				     uint64_t limit, size_t *count);
+
+/* The same when all threads stand still, or are gone: there is no horizon, and a record that is not committed
+   holds up nobody but its own ring. */
+struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
+				      size_t *count);
+
+size_t tm_ring_reader_abandoned(const struct tm_ring_reader *reader); /* records passed over so far */
+size_t tm_ring_reader_broken(const struct tm_ring_reader *reader);    /* rings closed because they made no sense */
+
+/* The place of a code object among those that the recorder need not wait for: puts it in, or (full set) takes
+   another's place. The caller has read the object while a thread that uses it waited. */
+void tm_shared_add_code(struct tm_shared *shared, uint64_t code);
+
+#endif

@@ -1,0 +1,177 @@
+/*
+ * What the tracer and the code that it puts into the target share: the control pages, the rings and the
+ * records in them. This header is compiled for both sides, so it uses nothing but fixed-size integers.
+ *
+ *	code     r-x  private: recorder.c, position independent            TM_RECORDER_CODE_SIZE bytes
+ *	control  rw-  private, directly behind the code, wiped on fork     struct tm_control
+ *	shared   rw-  a memory file that the tracer maps too, not inherited on fork:
+ *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes
+ *
+ * A thread writes to a ring of its own, so that reserving a place is one plain instruction (xadd), which no
+ * signal handler can come between. A record is committed by storing its mark last: the mark names the
+ * position, so that what stood there a lap before is never taken for it. Positions count bytes since the
+ * beginning and never wrap; the place in the ring is position % TM_RING_SIZE.
+ *
+ * A record never crosses the ring's end: one that would is turned into a filler. Before reserving, a thread
+ * makes sure of TM_RING_SLACK bytes more than it needs: signal handlers that come between take from those.
+ * A full ring makes the thread wait, at most control.patience; then recording ends for good in the whole
+ * process, and shared.lost says so. The same words end it when the tracer goes away.
+ *
+ * Order between rings is that of the time stamp counter: a block's allocation is stamped when the allocator
+ * has returned, its free before the allocator is called.
+ */
+#ifndef TM_RECORDER_SHARED_H
+#define TM_RECORDER_SHARED_H
+
+#include <stdint.h>
+
+#define TM_RECORDER_CODE_SIZE 8192u
+#define TM_RECORDER_MAGIC     "tmtrace record1" /* with its NUL the first 16 bytes of the code */
+
+#define TM_RING_SIZE   (UINT64_C(1) << 20)
+#define TM_RING_SLACK  (UINT64_C(64) << 10)
+#define TM_RINGS	256u /* threads that record at a time; a power of two */
+#define TM_RECORD_UNIT 16u  /* positions and sizes of records are multiples of it */
+#define TM_RECORD_MAX  (UINT64_C(16) << 10)
+
+/* ---- records ---- */
+
+enum tm_record_kind {
+	TM_RECORD_FILLER = 1,
+	TM_RECORD_ALLOCATE, /* struct tm_record_block, behind the call */
+	TM_RECORD_FREE,	    /* struct tm_record_free, before the call */
+	TM_RECORD_RESIZE_BEGIN, /* struct tm_record_free, before the call */
+	TM_RECORD_RESIZE_END, /* struct tm_record_block, behind the call; block 0: it failed, the old one stays */
+	TM_RECORD_FAIL,	      /* struct tm_record_header */
+	TM_RECORD_OBJECT,     /* struct tm_record_block: block is an object, size means nothing */
+};
+
+/* Flags of a record. */
+#define TM_RECORD_LOOK 1u /* the thread waits until the tracer has looked: ring->looked */
+#define TM_RECORD_NO_FRAMES 2u /* the recorder must not read this thread's stack: the tracer does, as it looks */
+
+struct tm_record_header {
+	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
+	uint8_t kind, flags;
+	uint16_t units; /* of the whole record */
+	uint64_t time;	/* time stamp counter */
+};
+
+struct tm_record_free {
+	struct tm_record_header header;
+	uint64_t block;
+	uint64_t unused;
+};
+
+/* Of a Python stack: the code object and where in it, most recent first. */
+struct tm_record_frame {
+	uint64_t code;
+	uint64_t instruction; /* as the frame has it: a pointer from 3.11 on, else an index; with
+				 TM_RECORD_LINE a line */
+};
+#define TM_RECORD_LINE (UINT64_C(1) << 63)
+
+struct tm_record_block {
+	struct tm_record_header header;
+	uint64_t block, size;
+	uint64_t old; /* RESIZE_END */
+	uint32_t frame_count, frame_total;
+	struct tm_record_frame frames[];
+};
+
+/* ---- the memory file ---- */
+
+/* Code objects that the tracer knows, so that nobody need wait for it: sets of eight by a hash of the
+   address. The tracer adds, the recorder takes out what is freed. */
+#define TM_CODE_SETS 8192u
+#define TM_CODE_WAYS 8u
+#define TM_CODE_BITS (1u << 18) /* of a filter before the sets: whether a code object may hash there */
+
+static inline uint32_t tm_code_set(uint64_t code)
+{
+	return (uint32_t)((code >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 51);
+}
+
+static inline uint32_t tm_code_bit(uint64_t code)
+{
+	return (uint32_t)((code >> 4) % TM_CODE_BITS);
+}
+
+struct tm_shared {
+	uint32_t enabled; /* 0: whoever waits goes on; written by the tracer, its watchdog, and who gave up */
+	uint32_t lost;	  /* recording ended because the tracer did not come in time */
+	uint64_t lost_time; /* when, by the time stamp counter */
+	uint64_t unringed;  /* events of threads for which no ring was left */
+	_Alignas(64) uint64_t doorbell; /* changes when a thread begins to wait for a look */
+	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
+	uint64_t code_filter[TM_CODE_BITS / 64];
+};
+
+/* A ring's words, the writer's and the reader's on lines of their own. */
+struct tm_ring_head {
+	_Alignas(64) uint64_t head; /* position behind the last reserved byte; the thread's */
+	uint64_t abandoned; /* records before it that are not committed never will be: their thread has jumped away */
+	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
+	uint64_t looked;	    /* looks before it were answered; the tracer's */
+};
+
+#define TM_SHARED_HEADS ((sizeof(struct tm_shared) + 4095) / 4096 * 4096)
+#define TM_SHARED_RINGS (TM_SHARED_HEADS + (TM_RINGS * sizeof(struct tm_ring_head) + 4095) / 4096 * 4096)
+#define TM_SHARED_SIZE	(TM_SHARED_RINGS + TM_RINGS * TM_RING_SIZE)
+
+/* ---- the control pages ---- */
+
+/* How code that runs in a thread finds this thread's PyThreadState while it holds the interpreter's lock. */
+enum tm_state_kind {
+	TM_STATE_UNKNOWN,
+	TM_STATE_GLOBAL, /* up to 3.11: the word at state_place is the lock's owner */
+	TM_STATE_THREAD, /* the word at thread pointer + state_place (an executable's thread-local variable) */
+	TM_STATE_MODULE, /* a library's thread-local variable: state_place in the block of module state_module
+			    (glibc's dtv, psABI "general dynamic") */
+};
+
+/* What must be known of an interpreter to read its frames: struct tm_python_layout's fields of these names. */
+struct tm_recorder_python {
+	uint32_t minor;
+	uint32_t state_kind;
+	uint64_t state_place, state_module;
+	uint32_t nframe; /* frames that a record has at most */
+	uint16_t thread_id, thread_frame, has_cframe, cframe_frame;
+	uint16_t frame_code, frame_back, frame_instruction, frame_lineno, frame_trace, frame_owner;
+	uint16_t code_instructions, code_first_traceable;
+};
+
+/* A thread that records: entry i has ring i. */
+struct tm_recorder_thread {
+	_Alignas(64) uint64_t thread_pointer; /* 0: never used; TM_THREAD_GONE: free again */
+	uint64_t inside; /* the stack pointer of the outermost recorder frame; 0: the thread is not inside */
+	uint64_t tail;	 /* of its ring, as last read */
+	uint64_t state;	 /* the PyThreadState that the thread had when it last held the interpreter's lock */
+};
+#define TM_THREAD_GONE 1u
+
+struct tm_control {
+	char magic[16];
+	uint32_t enabled; /* 0 (also: wiped, in a forked child): record nothing */
+	uint32_t may_sleep; /* a waiting thread may call sched_yield and nanosleep */
+	uint64_t patience; /* how long a thread waits at most, in ticks of the time stamp counter */
+	uint64_t shared;   /* address of struct tm_shared in the target */
+	struct tm_recorder_python python;
+	/* The block that was allocated last under the interpreter's lock, and by what: an object that is made
+	   in it at once needs no record. */
+	uint64_t last_block, last_size, last_code, last_instruction;
+	uint32_t last_total;
+	struct tm_recorder_thread threads[TM_RINGS];
+};
+
+#define TM_CONTROL_SIZE ((sizeof(struct tm_control) + 4095) / 4096 * 4096)
+
+/* The entries, whose offsets (uint32_t) stand behind the magic. */
+enum tm_recorder_entry {
+	TM_ENTRY_SLOT_ENTER,	 /* (block, slot): before a free or a resize */
+	TM_ENTRY_SLOT_LEAVE,	 /* (block, size, old, slot) -> block: behind a call */
+	TM_ENTRY_SLOT_REFERENCE, /* (object): memory has become an object */
+	TM_ENTRY_COUNT,
+};
+
+#endif
