@@ -11,13 +11,14 @@ import tempfile
 
 MAY_INCLUDE = {
     "base": set(),
+    "recorder": {"base"},
     "arch": {"base"},
     "model": {"base"},
     "target": {"arch", "base"},
     "debuginfo": {"arch", "model", "base"},
     "unwind": {"debuginfo", "target", "arch", "model", "base"},
     "python": {"debuginfo", "target", "arch", "model", "base"},
-    "probe": {"debuginfo", "target", "arch", "python", "base"},
+    "probe": {"recorder", "debuginfo", "target", "arch", "python", "base"},
     "report": {"debuginfo", "model", "base"},
     "session": {"probe", "unwind", "python", "debuginfo", "target", "arch", "model", "report", "base"},
     "cli": {"session", "report", "model", "base"},
