@@ -61,6 +61,7 @@ const struct tm_arch tm_arch_aarch64 = {
 	.syscall_number = USER_X(8),
 	.syscall_result = USER_X(0),
 	.syscall_arguments = {USER_X(0), USER_X(1), USER_X(2), USER_X(3), USER_X(4), USER_X(5)},
+	.regset_thread_pointer = -1,
 	.syscall_restart = -1,
 	.syscall_mmap = 222,
 	.syscall_munmap = 215,

@@ -104,6 +104,7 @@ struct tm_arch {
 	/* System calls: the instruction's bytes; registers as byte offsets into the register set. */
 	uint8_t syscall_insn[4], syscall_insn_size;
 	uint16_t syscall_number, syscall_result, syscall_arguments[6];
+	int regset_thread_pointer; /* offset of the thread pointer (fs's base), or -1: it is in another set */
 	int syscall_restart; /* offset of orig_rax, to be -1 to suppress a restart; -1: no such register */
 	long syscall_mmap, syscall_munmap;
 

@@ -24,6 +24,7 @@ enum {
 	USER_R9 = 64,
 	USER_R10 = 56,
 	USER_ORIG_RAX = 120,
+	USER_FS_BASE = 168,
 	USER_REGS_SIZE = 216,
 };
 
@@ -67,6 +68,7 @@ const struct tm_arch tm_arch_x86_64 = {
 	.syscall_number = USER_RAX,
 	.syscall_result = USER_RAX,
 	.syscall_arguments = {USER_RDI, USER_RSI, USER_RDX, USER_R10, USER_R8, USER_R9},
+	.regset_thread_pointer = USER_FS_BASE,
 	.syscall_restart = USER_ORIG_RAX,
 	.syscall_mmap = 9,
 	.syscall_munmap = 11,

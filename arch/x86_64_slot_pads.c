@@ -38,7 +38,8 @@ static void emit_data(struct tm_slot_pads *pads, uint32_t data_offset, unsigned 
 	emit(pads, (const uint8_t *)&displacement, sizeof(displacement));
 }
 
-static void emit_stop(struct tm_slot_pads *pads, unsigned slot, bool is_entry)
+/* A place where a breakpoint may stand. */
+static void emit_stop_point(struct tm_slot_pads *pads, unsigned slot, bool is_entry)
 {
 	pads->stops[pads->stop_count++] = (struct tm_slot_stop){
 		.offset = (uint16_t)pads->size,
@@ -46,6 +47,31 @@ static void emit_stop(struct tm_slot_pads *pads, unsigned slot, bool is_entry)
 		.is_entry = is_entry,
 	};
 	emit(pads, tm_arch_x86_64.stop_point, tm_arch_x86_64.stop_point_size);
+}
+
+/* Calls an entry of the recorder with rdi's value and the slot; all arguments keep their values. rsp is 16n +
+   8 here, so that three words make it right for the call. */
+static void emit_recorder_call(struct tm_slot_pads *pads, unsigned entry, unsigned slot)
+{
+	const uint32_t number = slot;
+
+	EMIT(pads, 0x57, 0x56, 0x52); /* push %rdi; push %rsi; push %rdx */
+	if (entry != TM_SLOT_ENTRY_REFERENCE)
+		EMIT(pads, 0x48, 0x89, 0xf7); /* mov %rsi,%rdi */
+	EMIT(pads, 0xbe);		      /* mov $slot,%esi */
+	emit(pads, (const uint8_t *)&number, sizeof(number));
+	EMIT(pads, 0xff, 0x15); /* call *entry(%rip) */
+	emit_data(pads, TM_SLOT_ENTRY(entry), 0);
+	EMIT(pads, 0x5a, 0x5e, 0x5f); /* pop %rdx; pop %rsi; pop %rdi */
+}
+
+/* Before a call: the block that is given back in rsi. */
+static void emit_enter(struct tm_slot_pads *pads, unsigned slot)
+{
+	if (pads->records)
+		emit_recorder_call(pads, TM_SLOT_ENTRY_ENTER, slot);
+	else
+		emit_stop_point(pads, slot, true);
 }
 
 /* A short forward jump; returns where its distance is to be written. */
@@ -95,11 +121,32 @@ static void emit_call(struct tm_slot_pads *pads, unsigned slot)
 	}
 }
 
-/* Behind the call: the block in rax, the thread pointer in rdx, and the size in rsi by now. */
-static void emit_result(struct tm_slot_pads *pads, unsigned slot)
+/* Behind the call: the block in rax, the size in rsi, a resize's old block in rcx. The recorder returns the
+ * block. */
+static void emit_recorder_leave(struct tm_slot_pads *pads, unsigned slot)
 {
+	const uint32_t number = slot;
+
+	EMIT(pads, 0x48, 0x89, 0xc7); /* mov %rax,%rdi */
+	if (slot % TM_SLOT_FUNCTIONS == TM_SLOT_REALLOC)
+		EMIT(pads, 0x48, 0x89, 0xca); /* mov %rcx,%rdx */
+	else
+		EMIT(pads, 0x31, 0xd2); /* xor %edx,%edx */
+	EMIT(pads, 0xb9);		/* mov $slot,%ecx */
+	emit(pads, (const uint8_t *)&number, sizeof(number));
+	EMIT(pads, 0xff, 0x25); /* jmp *leave(%rip) */
+	emit_data(pads, TM_SLOT_ENTRY(TM_SLOT_ENTRY_LEAVE), 0);
+}
+
+/* The same for a stop, with the thread pointer in rdx. */
+static void emit_leave(struct tm_slot_pads *pads, unsigned slot)
+{
+	if (pads->records) {
+		emit_recorder_leave(pads, slot);
+		return;
+	}
 	EMIT(pads, 0x64, 0x48, 0x8b, 0x14, 0x25, 0, 0, 0, 0); /* mov %fs:0,%rdx */
-	emit_stop(pads, slot, false);
+	emit_stop_point(pads, slot, false);
 	EMIT(pads, 0xc3); /* ret */
 }
 
@@ -114,7 +161,7 @@ static void emit_allocate(struct tm_slot_pads *pads, unsigned slot)
 	}
 	emit_call(pads, slot);
 	EMIT(pads, 0x5e); /* pop %rsi */
-	emit_result(pads, slot);
+	emit_leave(pads, slot);
 }
 
 static void emit_reallocate(struct tm_slot_pads *pads, unsigned slot)
@@ -123,7 +170,7 @@ static void emit_reallocate(struct tm_slot_pads *pads, unsigned slot)
 
 	EMIT(pads, 0x48, 0x85, 0xf6);	  /* test %rsi,%rsi */
 	no_block = emit_jump(pads, 0x74); /* jz */
-	emit_stop(pads, slot, true);
+	emit_enter(pads, slot);
 	land(pads, no_block);
 	EMIT(pads, 0x52);		    /* push %rdx */
 	EMIT(pads, 0x56);		    /* push %rsi */
@@ -132,17 +179,17 @@ static void emit_reallocate(struct tm_slot_pads *pads, unsigned slot)
 	EMIT(pads, 0x48, 0x83, 0xc4, 0x08); /* add $8,%rsp */
 	EMIT(pads, 0x59);		    /* pop %rcx */
 	EMIT(pads, 0x5e);		    /* pop %rsi */
-	emit_result(pads, slot);
+	emit_leave(pads, slot);
 }
 
-/* The stop comes before the call: afterwards another thread may have been given the address. */
+/* It is told before the call: afterwards another thread may have been given the address. */
 static void emit_free(struct tm_slot_pads *pads, unsigned slot)
 {
 	size_t no_block;
 
 	EMIT(pads, 0x48, 0x85, 0xf6);	  /* test %rsi,%rsi */
 	no_block = emit_jump(pads, 0x74); /* jz */
-	emit_stop(pads, slot, true);
+	emit_enter(pads, slot);
 	land(pads, no_block);
 	if (slot / TM_SLOT_FUNCTIONS == TM_SLOT_RAW) {
 		emit_tail_call(pads, slot);
@@ -197,10 +244,14 @@ static void emit_reference(struct tm_slot_pads *pads)
 {
 	size_t other_event, no_tracer;
 
-	EMIT(pads, 0x85, 0xf6);				      /* test %esi,%esi */
-	other_event = emit_jump(pads, 0x75);		      /* jnz */
-	EMIT(pads, 0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0); /* mov %fs:0,%rax */
-	emit_stop(pads, TM_SLOT_REFERENCE, false);
+	EMIT(pads, 0x85, 0xf6);		     /* test %esi,%esi */
+	other_event = emit_jump(pads, 0x75); /* jnz */
+	if (pads->records) {
+		emit_recorder_call(pads, TM_SLOT_ENTRY_REFERENCE, TM_SLOT_REFERENCE);
+	} else {
+		EMIT(pads, 0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0); /* mov %fs:0,%rax */
+		emit_stop_point(pads, TM_SLOT_REFERENCE, false);
+	}
 	land(pads, other_event);
 	EMIT(pads, 0x48, 0x8b, 0x05); /* mov original(%rip),%rax */
 	emit_data(pads, TM_SLOT_ORIGINAL(TM_SLOT_REFERENCE), 0);
@@ -213,7 +264,7 @@ static void emit_reference(struct tm_slot_pads *pads)
 
 void tm_x86_64_slot_pads(struct tm_slot_pads *pads)
 {
-	emit(pads, (const uint8_t *)TM_SLOT_PADS_MAGIC, sizeof(TM_SLOT_PADS_MAGIC));
+	emit(pads, (const uint8_t *)pads->magic, sizeof(pads->magic));
 	for (unsigned slot = 0; slot < TM_SLOT_REFERENCE; slot++)
 		emit_pad(pads, slot);
 	align(pads);

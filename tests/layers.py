@@ -17,10 +17,10 @@ MAY_INCLUDE = {
     "target": {"arch", "base"},
     "debuginfo": {"arch", "model", "base"},
     "unwind": {"debuginfo", "target", "arch", "model", "base"},
-    "python": {"debuginfo", "target", "arch", "model", "base"},
+    "python": {"recorder", "debuginfo", "target", "arch", "model", "base"},
     "probe": {"recorder", "debuginfo", "target", "arch", "python", "base"},
     "report": {"debuginfo", "model", "base"},
-    "session": {"probe", "unwind", "python", "debuginfo", "target", "arch", "model", "report", "base"},
+    "session": {"recorder", "probe", "unwind", "python", "debuginfo", "target", "arch", "model", "report", "base"},
     "cli": {"session", "report", "model", "base"},
 }
 

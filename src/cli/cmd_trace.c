@@ -103,7 +103,7 @@ static bool parse_seconds(const char *text, uint64_t *ns)
 	return true;
 }
 
-enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN };
+enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE };
 
 static const struct option options[] = {
 	{"attach", required_argument, NULL, 'a'},
@@ -112,6 +112,7 @@ static const struct option options[] = {
 	{"force", no_argument, NULL, 'f'},
 	{"nframe", required_argument, NULL, 'n'},
 	{"domain", required_argument, NULL, OPTION_DOMAIN},
+	{"probe", required_argument, NULL, OPTION_PROBE},
 	{"skip", required_argument, NULL, OPTION_SKIP},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
 	{"quiet", no_argument, NULL, 'q'},
@@ -128,6 +129,23 @@ static int take_domain(struct trace *trace, const char *name)
 		return usage_error("--domain: \"%s\" is not known; there are native and python", name);
 	trace->session.domain = strcmp(name, "python") == 0 ? TM_SESSION_PYTHON : TM_SESSION_NATIVE;
 	return 0;
+}
+
+static int take_probe(struct trace *trace, const char *name)
+{
+	static const struct {
+		const char *name;
+		enum tm_session_probe probe;
+	} probes[] = {{"auto", TM_SESSION_PROBE_AUTO},
+		      {"pad", TM_SESSION_PROBE_PAD},
+		      {"breakpoint", TM_SESSION_PROBE_BREAKPOINT}};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(probes); i++)
+		if (strcmp(name, probes[i].name) == 0) {
+			trace->session.probe = probes[i].probe;
+			return 0;
+		}
+	return usage_error("--probe: \"%s\" is not known; there are auto, pad and breakpoint", name);
 }
 
 /* 0, or the exit status of a usage error. */
@@ -160,6 +178,8 @@ static int take_option(struct trace *trace, int option)
 		return 0;
 	case OPTION_DOMAIN:
 		return take_domain(trace, optarg);
+	case OPTION_PROBE:
+		return take_probe(trace, optarg);
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:

@@ -5,6 +5,7 @@
 #ifndef TM_PROBE_EVENT_H
 #define TM_PROBE_EVENT_H
 
+#include "recorder/shared.h"
 #include "target/capture.h"
 #include "target/target.h"
 
@@ -32,8 +33,10 @@ struct tm_event {
 	uint64_t address, old_address, size; /* size in bytes, as requested; count * size saturates */
 	void *scratch; /* RESIZE_*: TM_EVENT_SCRATCH bytes of the receiver's, which live from begin to end */
 	bool nested;   /* FREE inside another allocator call: it concerns known blocks only */
-	uint64_t thread_pointer; /* ALLOCATE, RESIZE_END of an interpreter's allocator: names the thread whose
-				    Python frames own the block; 0: a native call */
+	uint64_t thread_pointer; /* ALLOCATE, RESIZE_END, OBJECT of an interpreter's allocator: names the
+				    thread whose Python frames own the block; 0: a native call */
+	const struct tm_record_block *recorded; /* of such an event: its frames; NULL: the thread stands
+						   still (in a stop, or waiting in a pad), read them there */
 	struct tm_capture
 		capture; /* of a native call, at the function's entry: the frame above it is the caller */
 };

@@ -30,7 +30,7 @@ struct tm_error *tm_slot_probe_create(const struct tm_slot_probe_config *config,
 	if (!probe)
 		return tm_error_out_of_memory();
 	probe->config = *config;
-	err = tm_slot_pads_make(config->target->arch, &probe->pads);
+	err = tm_slot_pads_make(config->target->arch, config->recording != NULL, &probe->pads);
 	if (err) {
 		free(probe);
 		return err;
@@ -55,9 +55,9 @@ void tm_slot_probe_destroy(struct tm_slot_probe *probe)
 
 static bool holds_magic(struct tm_slot_probe *probe, uint64_t address)
 {
-	char present[sizeof(TM_SLOT_PADS_MAGIC)];
+	char present[TM_SLOT_MAGIC_SIZE];
 	struct tm_error *err = tm_target_read(probe->config.target, address, present, sizeof(present));
-	bool same = !err && memcmp(present, TM_SLOT_PADS_MAGIC, sizeof(present)) == 0;
+	bool same = !err && memcmp(present, probe->pads.magic, sizeof(present)) == 0;
 
 	tm_error_destroy(err);
 	return same;
@@ -172,8 +172,7 @@ static struct tm_error *map_pages(struct tm_slot_probe *probe, uint64_t *page)
 	if (!err)
 		err = tm_target_write(target, *page, probe->pads.code, probe->pads.size);
 	if (!err)
-		err = tm_target_write(target, *page + TM_SLOT_PAGE, TM_SLOT_PADS_MAGIC,
-				      sizeof(TM_SLOT_PADS_MAGIC));
+		err = tm_target_write(target, *page + TM_SLOT_PAGE, probe->pads.magic, TM_SLOT_MAGIC_SIZE);
 	return err;
 }
 
@@ -244,6 +243,23 @@ static struct tm_error *put_slot(struct tm_slot_probe *probe, unsigned slot, uin
 	return address ? tm_target_write(probe->config.target, address, &function, sizeof(function)) : NULL;
 }
 
+static struct tm_error *lead_to_recorder(struct tm_slot_probe *probe)
+{
+	static const enum tm_recorder_entry entries[TM_SLOT_ENTRIES] = {
+		[TM_SLOT_ENTRY_ENTER] = TM_ENTRY_SLOT_ENTER,
+		[TM_SLOT_ENTRY_LEAVE] = TM_ENTRY_SLOT_LEAVE,
+		[TM_SLOT_ENTRY_REFERENCE] = TM_ENTRY_SLOT_REFERENCE,
+	};
+	uint64_t addresses[TM_SLOT_ENTRIES];
+
+	if (!probe->config.recording)
+		return NULL;
+	for (unsigned i = 0; i < TM_SLOT_ENTRIES; i++)
+		addresses[i] = tm_recording_entry(probe->config.recording, entries[i]);
+	return tm_target_write(probe->config.target, probe->page + TM_SLOT_PAGE + TM_SLOT_ENTRY(0), addresses,
+			       sizeof(addresses));
+}
+
 /* A slot is one aligned word: a thread that runs meanwhile calls the one function or the other. */
 static struct tm_error *swap_slots(struct tm_slot_probe *probe)
 {
@@ -267,6 +283,8 @@ struct tm_error *tm_slot_probe_arm(struct tm_slot_probe *probe)
 		err = tm_target_write(probe->config.target, probe->page + TM_SLOT_PAGE + TM_SLOT_ORIGINAL(0),
 				      probe->originals, sizeof(probe->originals));
 	if (!err)
+		err = lead_to_recorder(probe);
+	if (!err)
 		err = insert_stops(probe);
 	if (!err)
 		err = mark_in_use(probe, 1);
@@ -276,7 +294,7 @@ struct tm_error *tm_slot_probe_arm(struct tm_slot_probe *probe)
 	return err;
 }
 
-/* ---- stops ---- */
+/* ---- what a call means ---- */
 
 static struct tm_error *emit(struct tm_slot_probe *probe, const struct tm_event *event)
 {
@@ -327,19 +345,12 @@ static struct tm_error *begin_resize(struct tm_slot_probe *probe, struct tm_thre
 	return emit(probe, &event);
 }
 
-static bool is_resize(const struct tm_slot_stop *stop)
+static struct tm_error *give_back(struct tm_slot_probe *probe, struct tm_thread *thread, uint64_t old)
 {
-	return stop->slot % TM_SLOT_FUNCTIONS == TM_SLOT_REALLOC;
-}
-
-static struct tm_error *enter(struct tm_slot_probe *probe, struct tm_thread *thread,
-			      const struct tm_slot_stop *stop)
-{
-	uint64_t old = thread->regs.value[probe->pads.entry_old];
 	const struct tm_event event = {
 		.kind = TM_EVENT_FREE, .domain = TM_DOMAIN_PYTHON, .thread = thread, .old_address = old};
 
-	return is_resize(stop) ? begin_resize(probe, thread, old) : emit(probe, &event);
+	return emit(probe, &event);
 }
 
 /* A call that returned no block leaves the old one, if there was one, as it was. */
@@ -352,14 +363,14 @@ static struct tm_error *leave_failed(struct tm_slot_probe *probe, struct tm_thre
 	return err ? err : emit(probe, &event);
 }
 
-static struct tm_error *leave_resize(struct tm_slot_probe *probe, struct tm_thread *thread, uint64_t old,
-				     struct tm_event *event)
+static struct tm_error *end_resize(struct tm_slot_probe *probe, struct tm_event *event)
 {
+	struct tm_thread *thread = event->thread;
 	struct resize *resize = find_resize(probe, thread->tid);
 	struct tm_error *err = NULL;
 
-	if (!resize || resize->old != old) /* it had begun before the trace did */
-		err = begin_resize(probe, thread, old);
+	if (!resize || resize->old != event->old_address) /* it had begun before the trace did */
+		err = begin_resize(probe, thread, event->old_address);
 	resize = err ? NULL : find_resize(probe, thread->tid);
 	if (err)
 		return err;
@@ -371,24 +382,44 @@ static struct tm_error *leave_resize(struct tm_slot_probe *probe, struct tm_thre
 	return err;
 }
 
+/* A call has returned event->address, or nothing; event->old_address was resized, or there was none. */
+static struct tm_error *end_call(struct tm_slot_probe *probe, struct tm_event *event)
+{
+	if (event->old_address)
+		return end_resize(probe, event);
+	return event->address ? emit(probe, event) : leave_failed(probe, event->thread, NULL);
+}
+
+/* ---- stops ---- */
+
+static bool is_resize(const struct tm_slot_stop *stop)
+{
+	return stop->slot % TM_SLOT_FUNCTIONS == TM_SLOT_REALLOC;
+}
+
+static struct tm_error *enter(struct tm_slot_probe *probe, struct tm_thread *thread,
+			      const struct tm_slot_stop *stop)
+{
+	uint64_t old = thread->regs.value[probe->pads.entry_old];
+
+	return is_resize(stop) ? begin_resize(probe, thread, old) : give_back(probe, thread, old);
+}
+
 static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thread,
 			      const struct tm_slot_stop *stop)
 {
 	const uint64_t *regs = thread->regs.value;
-	uint64_t old = is_resize(stop) ? regs[probe->pads.old] : 0;
 	struct tm_event event = {
 		.kind = TM_EVENT_ALLOCATE,
 		.domain = TM_DOMAIN_PYTHON,
 		.thread = thread,
 		.address = regs[probe->pads.block],
-		.old_address = old,
+		.old_address = is_resize(stop) ? regs[probe->pads.old] : 0,
 		.size = regs[probe->pads.size_asked],
 		.thread_pointer = regs[probe->pads.thread_pointer],
 	};
 
-	if (old)
-		return leave_resize(probe, thread, old, &event);
-	return event.address ? emit(probe, &event) : leave_failed(probe, thread, NULL);
+	return end_call(probe, &event);
 }
 
 /* Memory has become a new object, perhaps a block of a free list that was another object before. */
@@ -424,6 +455,50 @@ struct tm_error *tm_slot_probe_hit(struct tm_slot_probe *probe, struct tm_thread
 	if (stop->slot == TM_SLOT_REFERENCE)
 		return refer(probe, thread);
 	return stop->is_entry ? enter(probe, thread, stop) : leave(probe, thread, stop);
+}
+
+/* ---- records ---- */
+
+/* Frames that the recorder left to us are read while its thread waits. */
+static struct tm_event event_of(struct tm_thread *thread, uint64_t thread_pointer,
+				const struct tm_record_block *record)
+{
+	return (struct tm_event){
+		.kind = record->header.kind == TM_RECORD_OBJECT ? TM_EVENT_OBJECT : TM_EVENT_ALLOCATE,
+		.domain = TM_DOMAIN_PYTHON,
+		.thread = thread,
+		.address = record->block,
+		.old_address = record->header.kind == TM_RECORD_RESIZE_END ? record->old : 0,
+		.size = record->size,
+		.thread_pointer = thread_pointer,
+		.recorded = record->header.flags & TM_RECORD_NO_FRAMES ? NULL : record,
+	};
+}
+
+struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct tm_thread *writer,
+				      uint64_t thread_pointer, const struct tm_record_header *record)
+{
+	struct tm_thread *thread = (struct tm_thread *)writer; /* events of a record do not touch it */
+	struct tm_event event;
+
+	switch ((enum tm_record_kind)record->kind) {
+	case TM_RECORD_ALLOCATE:
+	case TM_RECORD_RESIZE_END:
+		event = event_of(thread, thread_pointer, (const struct tm_record_block *)record);
+		return end_call(probe, &event);
+	case TM_RECORD_OBJECT:
+		event = event_of(thread, thread_pointer, (const struct tm_record_block *)record);
+		return emit(probe, &event);
+	case TM_RECORD_FREE:
+		return give_back(probe, thread, ((const struct tm_record_free *)record)->block);
+	case TM_RECORD_RESIZE_BEGIN:
+		return begin_resize(probe, thread, ((const struct tm_record_free *)record)->block);
+	case TM_RECORD_FAIL:
+		return leave_failed(probe, thread, NULL);
+	case TM_RECORD_FILLER:
+		break;
+	}
+	return NULL;
 }
 
 void tm_slot_probe_thread_gone(struct tm_slot_probe *probe, const struct tm_thread *thread)

@@ -1,9 +1,9 @@
 /*
  * The probe for function pointers in data: the twelve slots of CPython's allocator tables (and 3.13's
  * reference tracer) point to pads (arch/slot_pads.h), as tracemalloc's own hooks do. No byte of code is
- * changed. A breakpoint of the target's kind stands at each place where a pad may stop: a malloc stops once,
- * behind the call; a free once, before it; a realloc at both. Nested calls are told apart by the pads
- * themselves.
+ * changed. A malloc is told once, behind the call; a free once, before it; a realloc at both. Nested calls
+ * are told apart by the pads themselves. The pads either stop at a breakpoint of the target's kind, or call
+ * the recorder (recording.h), whose records become the same events.
  *
  * What stays behind after a disarm is two pages of inert pads, for a thread may be inside one (or a hook of
  * the target's own that was put over ours calls them for ever); the next trace uses the same pages again.
@@ -16,6 +16,7 @@
 
 #include "arch/slot_pads.h"
 #include "probe/event.h"
+#include "probe/recording.h"
 #include "python/interpreter.h"
 #include "target/breakpoint.h"
 
@@ -26,6 +27,8 @@ struct tm_slot_probe_config {
 	struct tm_target *target;
 	struct tm_breakpoints *breakpoints;
 	const struct tm_interpreter *interpreter;
+	struct tm_recording
+		*recording; /* NULL: the pads stop. Installed by whoever has it, before the probe is armed */
 	struct tm_event_sink sink;
 };
 
@@ -40,6 +43,10 @@ struct tm_error *tm_slot_probe_arm(struct tm_slot_probe *probe);
 /* A thread stands at a breakpoint. false in *ours: not one of the probe's. */
 struct tm_error *tm_slot_probe_hit(struct tm_slot_probe *probe, struct tm_thread *thread, uint64_t address,
 				   bool *ours);
+
+/* A record that the pads' calls of the recorder have left. `thread` wrote it. */
+struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct tm_thread *thread,
+				      uint64_t thread_pointer, const struct tm_record_header *record);
 
 /* A thread is gone: its pending resize is abandoned. */
 void tm_slot_probe_thread_gone(struct tm_slot_probe *probe, const struct tm_thread *thread);

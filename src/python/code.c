@@ -24,14 +24,15 @@ void tm_codes_deinit(struct tm_codes *codes)
 	tm_map_deinit(&codes->by_address);
 }
 
-void tm_codes_forget(struct tm_codes *codes, uint64_t address)
+bool tm_codes_forget(struct tm_codes *codes, uint64_t address)
 {
 	const uint64_t *place = tm_map_get(&codes->by_address, address);
 
 	if (!place)
-		return;
+		return false;
 	destroy((struct tm_code *)(uintptr_t)*place);
 	tm_map_remove(&codes->by_address, address);
+	return true;
 }
 
 static bool read_lines(const struct tm_python_layout *layout, const struct tm_memory *memory, uint64_t object,

@@ -38,8 +38,8 @@ void tm_codes_deinit(struct tm_codes *codes);
  */
 struct tm_code *tm_codes_get(struct tm_codes *codes, const struct tm_memory *memory, uint64_t address);
 
-/* The block at `address` is given back. Costs a look into a table. */
-void tm_codes_forget(struct tm_codes *codes, uint64_t address);
+/* The block at `address` is given back: true if it was a code object. Costs a look into a table. */
+bool tm_codes_forget(struct tm_codes *codes, uint64_t address);
 
 /* The line of the instruction at `offset` bytes, 0 if it has none. */
 uint32_t tm_code_line(const struct tm_codes *codes, struct tm_code *code, int64_t offset);

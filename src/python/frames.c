@@ -32,11 +32,11 @@ static void forget_threads(struct tm_python_stacks *stacks)
 }
 
 /* A thread pointer is soon another thread's; what the freed state still says of it must not be believed. */
-void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
+bool tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address)
 {
-	tm_codes_forget(&stacks->codes, address);
 	if (tm_map_get(&stacks->states, address))
 		forget_threads(stacks);
+	return tm_codes_forget(&stacks->codes, address);
 }
 
 static bool read_word(const struct tm_python_stacks *stacks, uint64_t address, uint64_t *word)
@@ -213,4 +213,37 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	if (!err && stacks->cut == TM_CUT_NONE && stacks->total > stacks->frames.count)
 		stacks->cut = TM_CUT_LIMIT;
 	return err;
+}
+
+/* ---- stacks that the recorder has read ---- */
+
+static uint32_t line_of(struct tm_python_stacks *stacks, struct tm_code *code, uint64_t instruction)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	int32_t own = (int32_t)instruction;
+
+	if (layout->code_instructions != TM_PYTHON_ABSENT)
+		return tm_code_line(&stacks->codes, code, (int64_t)(instruction - code->instructions));
+	if (instruction & TM_RECORD_LINE)
+		return own < 0 ? 0 : (uint32_t)own;
+	return tm_code_line(&stacks->codes, code, (int64_t)own * layout->index_scale);
+}
+
+struct tm_error *tm_python_stacks_take(struct tm_python_stacks *stacks, const struct tm_record_block *record,
+				       uint32_t nframe)
+{
+	stacks->frames.count = 0;
+	stacks->total = record->frame_total;
+	for (uint32_t i = 0; i < record->frame_count && i < nframe; i++) {
+		struct tm_code *code = tm_codes_get(&stacks->codes, stacks->memory, record->frames[i].code);
+		struct tm_frame frame;
+
+		if (!code)
+			return tm_error_out_of_memory();
+		frame = (struct tm_frame){line_of(stacks, code, record->frames[i].instruction), code->place};
+		if (code->place && !tm_vector_push(&stacks->frames, frame))
+			return tm_error_out_of_memory();
+	}
+	stacks->cut = stacks->total > stacks->frames.count ? TM_CUT_LIMIT : TM_CUT_NONE;
+	return NULL;
 }

@@ -10,6 +10,7 @@
 #include "python/code.h"
 #include "python/interpreter.h"
 #include "python/memory_window.h"
+#include "recorder/shared.h"
 
 /* A cache of what was read of one interpreter. `interpreter`, `memory` and `places` are borrowed. */
 struct tm_python_stacks {
@@ -34,8 +35,12 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks);
 struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t thread_pointer,
 				       uint32_t nframe);
 
-/* The interpreter gives a block back: it may have been a code object, or a thread's state. Neither changes
- * its place while it lives. */
-void tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address);
+/* The same of a stack that the recorder has read. */
+struct tm_error *tm_python_stacks_take(struct tm_python_stacks *stacks, const struct tm_record_block *record,
+				       uint32_t nframe);
+
+/* The interpreter gives a block back: it may have been a code object (true), or a thread's state. Neither
+ * changes its place while it lives. */
+bool tm_python_stacks_freed(struct tm_python_stacks *stacks, uint64_t address);
 
 #endif

@@ -25,12 +25,12 @@
 
 /* clang-format off */
 static const struct tm_python_layout layouts[] = {
-	{.minor = 8, UP_TO_3_9},
-	{.minor = 9, UP_TO_3_9},
-	{.minor = 10, UP_TO_3_10, .lines = TM_LINES_LINETABLE,
+	{.minor = 8, UP_TO_3_9, .runtime_current = 1368},
+	{.minor = 9, UP_TO_3_9, .runtime_current = 568},
+	{.minor = 10, UP_TO_3_10, .runtime_current = 568, .lines = TM_LINES_LINETABLE,
 	 .frame_instruction = 96, .index_scale = 2, .frame_lineno = 100},
 	{.minor = 11, FROM_3_11,
-	 .runtime_interpreters = 40, .interpreter_next = 0, .interpreter_threads = 16,
+	 .runtime_interpreters = 40, .runtime_current = 576, .interpreter_next = 0, .interpreter_threads = 16,
 	 .thread_id = 152, .thread_frame = 56, .has_cframe = true, .cframe_frame = 8,
 	 .frame_code = 32, .frame_back = 48, .frame_owner = 69,
 	 .code_firstlineno = 72, .code_instructions = 184, .code_first_traceable = 168,

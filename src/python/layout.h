@@ -27,6 +27,7 @@ struct tm_python_layout {
 	enum tm_line_format lines;
 
 	uint16_t runtime_interpreters; /* _PyRuntimeState: interpreters.head */
+	uint16_t runtime_current;      /* gilstate.tstate_current, up to 3.11; else absent */
 	uint16_t interpreter_next, interpreter_threads;
 	uint16_t thread_next, thread_interpreter,
 		thread_id; /* PyThreadState; thread_id is a thread pointer (pthread_self) */

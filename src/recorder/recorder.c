@@ -4,9 +4,9 @@
  * thread's ring (shared.h has the protocol).
  *
  * It is compiled to one position-independent piece without a library, without data of its own but the control
- * page behind its code, and without vector registers. It allocates nothing, takes no lock, and makes no system
- * call but to sleep while the tracer is behind. It may be interrupted at any instruction by a signal whose
- * handler comes here again, and left at any by siglongjmp.
+ * page behind its code, and without vector registers. It allocates nothing, takes no lock, and makes no
+ * system call but to sleep while the tracer is behind. It may be interrupted at any instruction by a signal
+ * whose handler comes here again, and left at any by siglongjmp.
  */
 #include "recorder/shared.h"
 
@@ -153,11 +153,11 @@ static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
 			thread->inside = thread->state = 0;
-			thread->tail = load(&head_of(at)->tail);
+			thread->tail = 0; /* to be read when it is needed */
 			return thread;
 		}
 	}
-	__atomic_fetch_add(&shared_words()->unringed, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&control->unringed, 1, __ATOMIC_RELAXED);
 	return NULL;
 }
 
@@ -176,9 +176,10 @@ static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 }
 
 /*
- * `inside` is set before `enabled` is looked at, so that whoever has cleared `enabled` knows from `inside`
- * when the thread has left the ring alone. A thread that is inside with a stack pointer below this one has
- * jumped out: what it had reserved will not be written.
+ * `inside` is set before `enabled` is looked at, and nothing of the memory file is touched before that, so
+ * that whoever has cleared `enabled` knows from `inside` when the thread has left the file alone. A thread
+ * that is inside with a stack pointer below this one has jumped out: what it had reserved will not be
+ * written.
  */
 static inline bool begin(struct writer *writer, uint64_t sp)
 {
@@ -194,12 +195,12 @@ static inline bool begin(struct writer *writer, uint64_t sp)
 	writer->ring = head_of((unsigned)(thread - control->threads));
 	inside = thread->inside;
 	writer->nested = inside > sp;
-	if (inside && !writer->nested)
-		store(&writer->ring->abandoned, writer->ring->head);
 	if (!writer->nested)
 		store(&thread->inside, sp);
 	__asm__ volatile("" ::: "memory");
 	if (__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE)) {
+		if (inside && !writer->nested)
+			store(&writer->ring->abandoned, writer->ring->head);
 		writer->bytes = (uint8_t *)(control->shared + TM_SHARED_RINGS) +
 				(uint64_t)(thread - control->threads) * TM_RING_SIZE;
 		return true;
@@ -264,8 +265,8 @@ static inline struct tm_record_header *reserve(struct writer *writer, uint64_t s
 
 static inline uint64_t module_variable(void)
 {
-	/* glibc, nptl/dtv: fs:8 is the vector; the word below its first pair is its length, -1 a block that is
-	   not there yet. */
+	/* glibc, nptl/dtv: fs:8 is the vector; the word below its first pair is its length, -1 a block that
+	   is not there yet. */
 	const uint64_t *vector = (const uint64_t *)word_at(thread_pointer() + 8);
 	uint64_t block;
 
@@ -475,8 +476,7 @@ static inline void put_block(struct writer *writer, unsigned kind, uint64_t bloc
 static inline void put_free(struct writer *writer, unsigned kind, uint64_t block)
 {
 	uint64_t position;
-	struct tm_record_free *record =
-		(struct tm_record_free *)reserve(writer, sizeof(*record), &position);
+	struct tm_record_free *record = (struct tm_record_free *)reserve(writer, sizeof(*record), &position);
 
 	if (!record)
 		return;
@@ -563,8 +563,9 @@ static inline bool is_in_last_block(uint64_t object, const struct stack *stack)
 	uint64_t before = object - control->last_block;
 
 	return (before == 0 || before == 16 || before == 32) && before < control->last_size &&
-	       control->last_block && stack->known && stack->top.code == control->last_code && stack->top.instruction == control->last_instruction &&
-	       stack->total == control->last_total && python->nframe == 1;
+	       control->last_block && stack->known && stack->top.code == control->last_code &&
+	       stack->top.instruction == control->last_instruction && stack->total == control->last_total &&
+	       python->nframe == 1;
 }
 
 ENTRY void tm_slot_reference(uint64_t object)

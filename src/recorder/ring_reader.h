@@ -27,7 +27,8 @@ void tm_ring_reader_destroy(struct tm_ring_reader *reader); /* NULL is fine */
 
 /*
  * What takes the records. `record` lies in the ring and is valid during the call only. A record with
- * TM_RECORD_LOOK is answered (its thread goes on) when the call returns. An error ends the pass behind this record.
+ * TM_RECORD_LOOK is answered (its thread goes on) when the call returns. An error ends the pass behind this
+ * record.
  */
 struct tm_record_sink {
 	void *context;
@@ -48,7 +49,18 @@ struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struc
 				      size_t *count);
 
 size_t tm_ring_reader_abandoned(const struct tm_ring_reader *reader); /* records passed over so far */
-size_t tm_ring_reader_broken(const struct tm_ring_reader *reader);    /* rings closed because they made no sense */
+size_t
+tm_ring_reader_broken(const struct tm_ring_reader *reader); /* rings closed because they made no sense */
+
+/* What a loop that looks at a shared word does between looks. */
+static inline void tm_relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
 
 /* The place of a code object among those that the recorder need not wait for: puts it in, or (full set) takes
    another's place. The caller has read the object while a thread that uses it waited. */

@@ -30,7 +30,7 @@
 
 #define TM_RING_SIZE   (UINT64_C(1) << 20)
 #define TM_RING_SLACK  (UINT64_C(64) << 10)
-#define TM_RINGS	256u /* threads that record at a time; a power of two */
+#define TM_RINGS       256u /* threads that record at a time; a power of two */
 #define TM_RECORD_UNIT 16u  /* positions and sizes of records are multiples of it */
 #define TM_RECORD_MAX  (UINT64_C(16) << 10)
 
@@ -38,17 +38,19 @@
 
 enum tm_record_kind {
 	TM_RECORD_FILLER = 1,
-	TM_RECORD_ALLOCATE, /* struct tm_record_block, behind the call */
-	TM_RECORD_FREE,	    /* struct tm_record_free, before the call */
+	TM_RECORD_ALLOCATE,	/* struct tm_record_block, behind the call */
+	TM_RECORD_FREE,		/* struct tm_record_free, before the call */
 	TM_RECORD_RESIZE_BEGIN, /* struct tm_record_free, before the call */
-	TM_RECORD_RESIZE_END, /* struct tm_record_block, behind the call; block 0: it failed, the old one stays */
-	TM_RECORD_FAIL,	      /* struct tm_record_header */
-	TM_RECORD_OBJECT,     /* struct tm_record_block: block is an object, size means nothing */
+	TM_RECORD_RESIZE_END,	/* struct tm_record_block, behind the call; block 0: it failed, the old one
+				   stays */
+	TM_RECORD_FAIL,		/* struct tm_record_header */
+	TM_RECORD_OBJECT,	/* struct tm_record_block: block is an object, size means nothing */
 };
 
 /* Flags of a record. */
 #define TM_RECORD_LOOK 1u /* the thread waits until the tracer has looked: ring->looked */
-#define TM_RECORD_NO_FRAMES 2u /* the recorder must not read this thread's stack: the tracer does, as it looks */
+#define TM_RECORD_NO_FRAMES                                                                                  \
+	2u /* the recorder must not read this thread's stack: the tracer does, as it looks */
 
 struct tm_record_header {
 	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
@@ -100,8 +102,7 @@ static inline uint32_t tm_code_bit(uint64_t code)
 struct tm_shared {
 	uint32_t enabled; /* 0: whoever waits goes on; written by the tracer, its watchdog, and who gave up */
 	uint32_t lost;	  /* recording ended because the tracer did not come in time */
-	uint64_t lost_time; /* when, by the time stamp counter */
-	uint64_t unringed;  /* events of threads for which no ring was left */
+	uint64_t lost_time;		/* when, by the time stamp counter */
 	_Alignas(64) uint64_t doorbell; /* changes when a thread begins to wait for a look */
 	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
 	uint64_t code_filter[TM_CODE_BITS / 64];
@@ -110,7 +111,8 @@ struct tm_shared {
 /* A ring's words, the writer's and the reader's on lines of their own. */
 struct tm_ring_head {
 	_Alignas(64) uint64_t head; /* position behind the last reserved byte; the thread's */
-	uint64_t abandoned; /* records before it that are not committed never will be: their thread has jumped away */
+	uint64_t abandoned; /* records before it that are not committed never will be: their thread has jumped
+			       away */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
 	uint64_t looked;	    /* looks before it were answered; the tracer's */
 };
@@ -125,12 +127,14 @@ struct tm_ring_head {
 enum tm_state_kind {
 	TM_STATE_UNKNOWN,
 	TM_STATE_GLOBAL, /* up to 3.11: the word at state_place is the lock's owner */
-	TM_STATE_THREAD, /* the word at thread pointer + state_place (an executable's thread-local variable) */
+	TM_STATE_THREAD, /* the word at thread pointer + state_place (an executable's thread-local variable)
+			  */
 	TM_STATE_MODULE, /* a library's thread-local variable: state_place in the block of module state_module
 			    (glibc's dtv, psABI "general dynamic") */
 };
 
-/* What must be known of an interpreter to read its frames: struct tm_python_layout's fields of these names. */
+/* What must be known of an interpreter to read its frames: struct tm_python_layout's fields of these names.
+ */
 struct tm_recorder_python {
 	uint32_t minor;
 	uint32_t state_kind;
@@ -152,10 +156,11 @@ struct tm_recorder_thread {
 
 struct tm_control {
 	char magic[16];
-	uint32_t enabled; /* 0 (also: wiped, in a forked child): record nothing */
+	uint32_t enabled;   /* 0 (also: wiped, in a forked child): record nothing */
 	uint32_t may_sleep; /* a waiting thread may call sched_yield and nanosleep */
-	uint64_t patience; /* how long a thread waits at most, in ticks of the time stamp counter */
-	uint64_t shared;   /* address of struct tm_shared in the target */
+	uint64_t patience;  /* how long a thread waits at most, in ticks of the time stamp counter */
+	uint64_t shared;    /* address of struct tm_shared in the target */
+	uint64_t unringed;  /* events of threads for which no ring was left */
 	struct tm_recorder_python python;
 	/* The block that was allocated last under the interpreter's lock, and by what: an object that is made
 	   in it at once needs no record. */

@@ -16,7 +16,7 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 		.time = session->now_ns,
 	};
 	if (event->thread_pointer)
-		return tm_python_traceback(session, event->thread_pointer, &allocation->traceback);
+		return tm_python_traceback(session, event, &allocation->traceback);
 	return tm_stacks_traceback(session, event->thread, &event->capture, &allocation->traceback);
 }
 

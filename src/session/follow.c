@@ -167,7 +167,7 @@ static struct tm_error *watch_loader(struct tm_session *session, uint64_t addres
 {
 	struct tm_error *err;
 
-	if (!address || address == session->loader_breakpoint)
+	if (!address || address == session->loader_breakpoint || tm_python_records(session))
 		return NULL;
 	err = tm_breakpoint_insert(session->breakpoints, address);
 	if (err && err->code == TM_ERROR_UNSUPPORTED) {

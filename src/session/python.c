@@ -8,10 +8,25 @@
 #include <string.h>
 
 #include "probe/slot_probe.h"
+#include "python/current_state.h"
 #include "python/frames.h"
+
+/* What a traceback of one frame was interned as. */
+struct site {
+	uint64_t code, instruction;
+	uint32_t total, traceback;
+	uint64_t generation; /* of the codes: valid while it is the present one */
+};
+
+#define SITES 8192u /* a power of two */
+
+#define STOP_TIMEOUT_MS 3000u
 
 struct tm_python {
 	struct tm_memory memory;
+	struct tm_recording *recording; /* NULL: the pads stop */
+	struct site *sites;		/* SITES of them */
+	uint64_t generation;		/* rises when a code object is gone */
 	struct tm_interpreter interpreter;
 	bool found;		     /* interpreter is valid */
 	uint64_t trigger;	     /* Py_RunMain's breakpoint; 0: none */
@@ -39,6 +54,12 @@ struct tm_error *tm_python_create(struct tm_session *session)
 
 	if (!python)
 		return tm_error_out_of_memory();
+	python->sites = calloc(SITES, sizeof(*python->sites));
+	if (!python->sites) {
+		free(python);
+		return tm_error_out_of_memory();
+	}
+	python->generation = 1;
 	python->memory = tm_target_memory(session->target);
 	python->named = (struct tm_named_frames){TM_PLACE_FIRST, 0, python, name_frame};
 	session->python = python;
@@ -50,6 +71,9 @@ static void forget(struct tm_python *python)
 {
 	tm_slot_probe_destroy(python->slots);
 	python->slots = NULL;
+	tm_recording_destroy(python->recording);
+	python->recording = NULL;
+	python->generation++;
 	tm_python_stacks_deinit(&python->stacks);
 	memset(&python->stacks, 0, sizeof(python->stacks));
 	python->found = false;
@@ -62,6 +86,7 @@ void tm_python_destroy(struct tm_python *python)
 		return;
 	forget(python);
 	tm_places_deinit(&python->places);
+	free(python->sites);
 	free(python->description);
 	free(python);
 }
@@ -89,27 +114,121 @@ const struct tm_named_frames *tm_python_named_frames(const struct tm_session *se
 
 /* ---- finding and arming ---- */
 
-static struct tm_error *arm(struct tm_session *session)
+/* What the recorder must know to read frames. */
+static struct tm_recorder_python recipe_of(const struct tm_session *session)
+{
+	const struct tm_python *python = session->python;
+	const struct tm_python_layout *layout = &python->interpreter.layout;
+	struct tm_current_state state = tm_current_state_find(&python->interpreter, &python->memory);
+
+	return (struct tm_recorder_python){
+		.minor = layout->minor,
+		.state_kind = state.kind,
+		.state_place = state.place,
+		.state_module = state.module,
+		.nframe = session->config->nframe,
+		.thread_id = layout->thread_id,
+		.thread_frame = layout->thread_frame,
+		.has_cframe = layout->has_cframe,
+		.cframe_frame = layout->cframe_frame,
+		.frame_code = layout->frame_code,
+		.frame_back = layout->frame_back,
+		.frame_instruction = layout->frame_instruction,
+		.frame_lineno = layout->frame_lineno,
+		.frame_trace = layout->frame_trace,
+		.frame_owner = layout->frame_owner,
+		.code_instructions = layout->code_instructions,
+		.code_first_traceable = layout->code_first_traceable,
+	};
+}
+
+/* Where pads record no breakpoint stands anywhere: those that led here have done their work. */
+static struct tm_error *take_breakpoints_away(struct tm_session *session)
+{
+	struct tm_error *err;
+
+	if (!tm_breakpoints_count(session->breakpoints))
+		return NULL;
+	err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+	if (err)
+		return err;
+	err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
+	session->loader_breakpoint = session->entry_breakpoint = session->python->trigger = 0;
+	return tm_error_first(err, tm_target_resume_all(session->target, session->standing));
+}
+
+static struct tm_error *install_recorder(struct tm_session *session)
+{
+	struct tm_python *python = session->python;
+	struct tm_recorder_python recipe = recipe_of(session);
+	struct tm_error *err = tm_recording_create(session->target, &python->recording);
+
+	if (!err)
+		err = tm_recording_install(python->recording, &recipe);
+	if (err) {
+		tm_recording_destroy(python->recording);
+		python->recording = NULL;
+	}
+	return err;
+}
+
+/* Pads record where a recorder can be, unless they are to stop. */
+static struct tm_error *choose_pads(struct tm_session *session)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_error_ struct tm_error *reason = NULL;
+	struct tm_error *err;
+
+	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT)
+		return NULL;
+	err = install_recorder(session);
+	if (!err)
+		return take_breakpoints_away(session);
+	if (session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
+		return err;
+	reason = err;
+	if (asprintf(&text, "the pads stop at every call, which is slow: %s", reason->message) >= 0)
+		tm_session_warn(session, text);
+	return NULL;
+}
+
+static struct tm_error *arm_slots(struct tm_session *session)
 {
 	struct tm_python *python = session->python;
 	const struct tm_slot_probe_config config = {
 		.target = session->target,
 		.breakpoints = session->breakpoints,
 		.interpreter = &python->interpreter,
+		.recording = python->recording,
 		.sink = {session, tm_events_take, NULL, tm_session_warn},
 	};
+	struct tm_error *err = tm_slot_probe_create(&config, &python->slots);
+
+	if (err)
+		return err;
+	tm_python_stacks_init(&python->stacks, &python->interpreter, &python->memory, &python->places);
+	err = tm_slot_probe_arm(python->slots);
+	if (!err && python->recording)
+		err = tm_recording_enable(python->recording);
+	return err;
+}
+
+static struct tm_error *arm(struct tm_session *session)
+{
+	struct tm_python *python = session->python;
 	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
 	struct tm_error *err = tm_target_mappings(session->target, &mappings);
 
 	if (!err)
 		err = tm_interpreter_check(&python->interpreter, &python->memory, &mappings);
 	if (!err)
-		err = tm_slot_probe_create(&config, &python->slots);
-	if (err)
-		return err;
-	tm_python_stacks_init(&python->stacks, &python->interpreter, &python->memory, &python->places);
-	err = tm_slot_probe_arm(python->slots);
-	if (err) {
+		err = choose_pads(session);
+	if (!err)
+		err = arm_slots(session);
+	if (err && python->slots) {
+		size_t foreign = 0;
+
+		tm_error_destroy(tm_slot_probe_disarm(python->slots, &foreign));
 		tm_slot_probe_destroy(python->slots);
 		python->slots = NULL;
 	}
@@ -207,14 +326,12 @@ struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thr
 	return err;
 }
 
-struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread_pointer, uint32_t *traceback)
+/* Of the frames that were walked last. */
+static struct tm_error *intern(struct tm_session *session, uint32_t *traceback)
 {
 	struct tm_tracebacks *tracebacks = tm_tracer_tracebacks(session->tracer);
 	struct tm_python_stacks *stacks = &session->python->stacks;
-	struct tm_error *err = tm_python_stacks_walk(stacks, thread_pointer, session->config->nframe);
 
-	if (err)
-		return err;
 	if (!tm_vector_reserve(&session->frames, stacks->frames.count))
 		return tm_error_out_of_memory();
 	for (size_t i = 0; i < stacks->frames.count; i++) {
@@ -227,16 +344,129 @@ struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread
 	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
 }
 
+static struct tm_error *take_recorded(struct tm_session *session, const struct tm_record_block *record,
+				      uint32_t *traceback)
+{
+	struct tm_error *err =
+		tm_python_stacks_take(&session->python->stacks, record, session->config->nframe);
+
+	return err ? err : intern(session, traceback);
+}
+
+/* Most calls come from few places. */
+static struct tm_error *take_site(struct tm_session *session, const struct tm_record_block *record,
+				  uint32_t *traceback)
+{
+	struct tm_python *python = session->python;
+	const struct tm_record_frame *frame = &record->frames[0];
+	uint64_t hash = (frame->code ^ frame->instruction << 7 ^ record->frame_total) * 0x9e3779b97f4a7c15u;
+	struct site *site = &python->sites[(hash >> 40) % SITES];
+	struct tm_error *err = NULL;
+
+	if (site->code != frame->code || site->instruction != frame->instruction ||
+	    site->total != record->frame_total || site->generation != python->generation) {
+		err = take_recorded(session, record, &site->traceback);
+		site->code = frame->code;
+		site->instruction = frame->instruction;
+		site->total = record->frame_total;
+		site->generation = err ? 0 : python->generation;
+	}
+	*traceback = site->traceback;
+	return err;
+}
+
+struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
+				     uint32_t *traceback)
+{
+	struct tm_error *err;
+
+	if (event->recorded)
+		return event->recorded->frame_count == 1 ? take_site(session, event->recorded, traceback)
+							 : take_recorded(session, event->recorded, traceback);
+	err = tm_python_stacks_walk(&session->python->stacks, event->thread_pointer, session->config->nframe);
+	return err ? err : intern(session, traceback);
+}
+
 void tm_python_freed(struct tm_session *session, uint64_t address)
 {
-	if (session->python)
-		tm_python_stacks_freed(&session->python->stacks, address);
+	if (session->python && tm_python_stacks_freed(&session->python->stacks, address))
+		session->python->generation++;
+}
+
+/* ---- what was recorded ---- */
+
+bool tm_python_records(const struct tm_session *session)
+{
+	return session->python && session->python->slots && session->python->recording;
+}
+
+/* A thread waits because of code objects that may be unknown: they are read now, also where the event itself
+   needs none, and nobody need wait for them again. */
+static struct tm_error *look(struct tm_python *python, const struct tm_record_block *record)
+{
+	if (record->header.flags & TM_RECORD_NO_FRAMES)
+		return NULL;
+	for (uint32_t i = 0; i < record->frame_count; i++) {
+		uint64_t code = record->frames[i].code;
+
+		if (!tm_codes_get(&python->stacks.codes, &python->memory, code))
+			return tm_error_out_of_memory();
+		tm_recording_know_code(python->recording, code);
+	}
+	return NULL;
+}
+
+static struct tm_error *take_record(void *context, unsigned ring, const struct tm_record_header *record)
+{
+	struct tm_session *session = context;
+	struct tm_python *python = session->python;
+	uint64_t pointer;
+	const struct tm_thread *thread = tm_recording_thread(python->recording, ring, &pointer);
+	struct tm_error *err = NULL;
+
+	if (record->flags & TM_RECORD_LOOK)
+		err = look(python, (const struct tm_record_block *)record);
+	return err ? err : tm_slot_probe_record(python->slots, thread, pointer, record);
+}
+
+uint64_t tm_python_doorbell(const struct tm_session *session)
+{
+	return tm_recording_doorbell(session->python->recording);
+}
+
+struct tm_error *tm_python_read(struct tm_session *session, bool still, size_t *count)
+{
+	const struct tm_record_sink sink = {session, take_record};
+
+	*count = 0;
+	return tm_python_records(session) ? tm_recording_read(session->python->recording, &sink, still, count)
+					  : NULL;
 }
 
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread)
 {
-	if (tm_python_is_armed(session))
+	if (tm_python_records(session))
+		tm_recording_thread_gone(session->python->recording, thread->tid);
+	else if (tm_python_is_armed(session))
 		tm_slot_probe_thread_gone(session->python->slots, thread);
+}
+
+struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thread *thread)
+{
+	return tm_python_records(session) ? tm_recording_thread_born(session->python->recording, thread)
+					  : NULL;
+}
+
+void tm_python_tick(struct tm_session *session)
+{
+	if (!tm_python_records(session))
+		return;
+	tm_recording_refresh(session->python->recording);
+	if (session->ended || !tm_recording_has_ended(session->python->recording))
+		return;
+	session->lost++;
+	session->ended = "detached";
+	tm_session_warn(session, "the trace is incomplete from here on: tmtrace did not get to read in time");
 }
 
 /* ---- letting go ---- */
@@ -249,6 +479,14 @@ void tm_python_scrub_child(struct tm_session *session, pid_t child)
 
 struct tm_error *tm_python_disarm(struct tm_session *session)
 {
-	return tm_python_is_armed(session) ? tm_slot_probe_disarm(session->python->slots, &session->foreign)
-					   : NULL;
+	struct tm_error *err;
+	size_t count;
+
+	if (!tm_python_is_armed(session))
+		return NULL;
+	err = tm_python_read(session, true, &count); /* whoever waits for a look still can be looked at */
+	err = tm_error_first(err, tm_slot_probe_disarm(session->python->slots, &session->foreign));
+	if (session->python->recording)
+		err = tm_error_first(err, tm_recording_disable(session->python->recording));
+	return tm_error_first(err, tm_python_read(session, true, &count));
 }

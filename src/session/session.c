@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -72,6 +74,7 @@ static void take_sample(struct tm_session *session)
 static void tick(struct tm_session *session)
 {
 	session->next_tick_ns = session->now_ns + TICK_NS;
+	tm_python_tick(session);
 	if (session->now_ns - session->status_ns >= STATUS_NS)
 		report_status(session);
 	if (session->now_ns >= session->next_sample_ns) {
@@ -106,13 +109,16 @@ static void set_heartbeat(bool on)
 static struct tm_error *handle_breakpoint(struct tm_session *session, const struct tm_stop *stop)
 {
 	bool ours = false;
-	struct tm_error *err = tm_python_hit(session, stop->thread, stop->address, &ours);
+	struct tm_error *err;
 
+	session->standing = stop->thread;
+	err = tm_python_hit(session, stop->thread, stop->address, &ours);
 	if (!err && !ours)
 		err = tm_probe_hit(session->probe, stop->thread, stop->address, &ours);
 	tm_ptrace_follow_cpu(session->target, stop->thread, session->now_ns);
 	if (!err && !ours)
 		err = tm_follow_hit(session, stop->address, &ours);
+	session->standing = NULL;
 	return err ? err : tm_breakpoint_resume(session->breakpoints, stop->thread);
 }
 
@@ -140,16 +146,36 @@ static void note_exit(struct tm_session *session, int wait_status)
 	session->ended = WIFSIGNALED(wait_status) ? "killed" : "exited";
 }
 
+static struct tm_error *handle_birth(struct tm_session *session, struct tm_thread *thread)
+{
+	struct tm_error *err = tm_python_thread_born(session, thread);
+
+	tm_threads_seen(session, thread);
+	return err ? err : tm_target_resume(session->target, thread);
+}
+
+/* What was recorded up to the stop comes before what the stop means. */
+static struct tm_error *read_before(struct tm_session *session, const struct tm_stop *stop)
+{
+	bool gone = stop->kind == TM_STOP_EXIT || stop->kind == TM_STOP_EXEC;
+	size_t count;
+
+	return stop->kind == TM_STOP_NONE ? NULL : tm_python_read(session, gone, &count);
+}
+
 static struct tm_error *handle_stop(struct tm_session *session, const struct tm_stop *stop)
 {
+	struct tm_error *err = read_before(session, stop);
+
+	if (err)
+		return err;
 	switch (stop->kind) {
 	case TM_STOP_NONE:
 		return NULL;
 	case TM_STOP_BREAKPOINT:
 		return handle_breakpoint(session, stop);
 	case TM_STOP_BIRTH:
-		tm_threads_seen(session, stop->thread);
-		return tm_target_resume(session->target, stop->thread);
+		return handle_birth(session, stop->thread);
 	case TM_STOP_FORK:
 		return tm_follow_fork(session, stop->child);
 	case TM_STOP_EXEC:
@@ -161,6 +187,63 @@ static struct tm_error *handle_stop(struct tm_session *session, const struct tm_
 	return NULL;
 }
 
+/* ---- where pads record: nothing stops, so the rings are looked at again and again ---- */
+
+#define READ_PAUSE_MIN_NS 30000u   /* while records come: often enough, and off the writers' cache lines */
+#define READ_PAUSE_MAX_NS 500000u  /* while none come */
+#define WATCH_NS	  2000000u /* for so long after a thread had to wait for us, the next is waited for */
+
+static void watch_doorbell(const struct tm_session *session, uint64_t doorbell, uint64_t duration_ns)
+{
+	uint64_t begin = monotonic_ns();
+
+	do
+		for (unsigned i = 0; i < 32 && tm_python_doorbell(session) == doorbell; i++)
+			tm_relax();
+	while (tm_python_doorbell(session) == doorbell && monotonic_ns() - begin < duration_ns);
+}
+
+static void pause_reading(struct tm_session *session, bool idle)
+{
+	uint64_t doorbell = tm_python_doorbell(session), now = session->now_ns;
+
+	if (doorbell != session->doorbell) {
+		session->doorbell = doorbell;
+		session->watch_until_ns = now + WATCH_NS;
+	}
+	if (!idle)
+		session->read_pause_ns = READ_PAUSE_MIN_NS;
+	else if (session->read_pause_ns < READ_PAUSE_MAX_NS)
+		session->read_pause_ns += session->read_pause_ns / 4 + 1000;
+	if (now < session->watch_until_ns) {
+		watch_doorbell(session, doorbell, READ_PAUSE_MIN_NS);
+	} else {
+		const struct timespec pause = {0, (long)session->read_pause_ns};
+
+		nanosleep(&pause, NULL);
+	}
+}
+
+static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop *stop)
+{
+	size_t count;
+	struct tm_error *err;
+
+	session->now_ns = monotonic_ns() - session->begin_ns;
+	err = tm_python_read(session, false, &count);
+	if (!err)
+		err = tm_target_poll(session->target, stop);
+	if (!err && stop->kind == TM_STOP_NONE)
+		pause_reading(session, count == 0);
+	return err;
+}
+
+static struct tm_error *next_stop(struct tm_session *session, struct tm_stop *stop)
+{
+	return tm_python_records(session) ? read_and_poll(session, stop)
+					  : tm_target_wait(session->target, stop);
+}
+
 static struct tm_error *loop(struct tm_session *session)
 {
 	const struct tm_session_config *config = session->config;
@@ -168,7 +251,7 @@ static struct tm_error *loop(struct tm_session *session)
 	struct tm_stop stop;
 
 	while (!err && !session->ended) {
-		err = tm_target_wait(session->target, &stop);
+		err = next_stop(session, &stop);
 		session->now_ns = monotonic_ns() - session->begin_ns;
 		if (!err)
 			err = handle_stop(session, &stop);
@@ -312,7 +395,8 @@ void tm_session_announce(struct tm_session *session)
 	size_t in_place = tm_breakpoints_count_in_place(session->breakpoints);
 
 	if (tm_python_is_armed(session))
-		tm_strbuf_puts(&what, tm_python_description(session));
+		tm_strbuf_printf(&what, "%s, its pads %s", tm_python_description(session),
+				 tm_python_records(session) ? "record" : "stop");
 	else
 		tm_strbuf_printf(&what, "%zu functions in %zu modules",
 				 tm_probe_function_count(session->probe),
@@ -436,6 +520,7 @@ static struct tm_error *trace(struct tm_session *session)
 	struct tm_error *err;
 
 	allow_many_files();
+	prctl(PR_SET_TIMERSLACK, 1000); /* of the pauses between looks at the rings */
 	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);

@@ -25,8 +25,16 @@ enum tm_session_domain {
 	TM_SESSION_PYTHON, /* the allocators of a CPython interpreter, as tracemalloc sees them */
 };
 
+/* How a call is caught. */
+enum tm_session_probe {
+	TM_SESSION_PROBE_AUTO,	     /* pads that record where they can be, else breakpoints */
+	TM_SESSION_PROBE_PAD,	     /* an error where they cannot be */
+	TM_SESSION_PROBE_BREAKPOINT, /* every call stops its thread: the reference */
+};
+
 struct tm_session_config {
 	enum tm_session_domain domain;
+	enum tm_session_probe probe;
 	pid_t attach_pid;	 /* 0: start `argv` */
 	char *const *argv;	 /* NULL-terminated */
 	const char *output;	 /* NULL: tmtrace.COMM.PID.tmt in the current folder */

@@ -11,6 +11,7 @@
 #include "debuginfo/cfi.h"
 #include "model/snapshot.h"
 #include "probe/breakpoint_probe.h"
+#include "recorder/ring_reader.h"
 #include "report/report_file.h"
 #include "session/session.h"
 #include "target/breakpoint.h"
@@ -36,8 +37,9 @@ struct tm_session {
 	struct tm_breakpoints *breakpoints;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
-	struct tm_probe *probe;	  /* arms nothing where the python domain is traced */
-	struct tm_python *python; /* NULL: the native domain is traced */
+	struct tm_probe *probe;		  /* arms nothing where the python domain is traced */
+	struct tm_python *python;	  /* NULL: the native domain is traced */
+	const struct tm_thread *standing; /* whose breakpoint is being handled; NULL: none */
 	struct tm_tracer *tracer;
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
@@ -50,6 +52,10 @@ struct tm_session {
 	uint64_t next_sample_ns, next_save_ns;
 	struct tm_session_status status;
 	uint64_t status_ns, status_events;
+
+	/* where pads record */
+	uint64_t read_pause_ns;
+	uint64_t doorbell, watch_until_ns;
 
 	/* follow.c */
 	int root_fd, proc_fd;	    /* /proc/PID/root, /proc/PID */
@@ -109,11 +115,18 @@ struct tm_error *tm_python_not_armed(const struct tm_session *session);
 bool tm_python_is_armed(const struct tm_session *session);
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours);
-struct tm_error *tm_python_traceback(struct tm_session *session, uint64_t thread_pointer,
+struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
 				     uint32_t *traceback);
 void tm_python_freed(struct tm_session *session, uint64_t address); /* the interpreter gives a block back */
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
-void tm_python_reset(struct tm_session *session); /* exec */
+struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thread *thread);
+void tm_python_tick(struct tm_session *session); /* a few times a second */
+uint64_t
+tm_python_doorbell(const struct tm_session *session);	  /* changes when a thread begins to wait for us */
+void tm_python_reset(struct tm_session *session);	  /* exec */
+bool tm_python_records(const struct tm_session *session); /* its pads record: nothing stops */
+/* Takes what was recorded: what is ready, or everything if all threads stand still or are gone. */
+struct tm_error *tm_python_read(struct tm_session *session, bool still, size_t *count);
 void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */

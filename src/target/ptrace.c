@@ -506,6 +506,20 @@ static struct tm_error *system_call(struct tm_target *target, struct tm_thread *
 	return err ? err : restore_err;
 }
 
+static struct tm_error *thread_pointer(struct tm_target *target, struct tm_thread *thread, uint64_t *pointer)
+{
+	const struct tm_arch *arch = target->arch;
+	uint64_t regset[TM_REGSET_MAX / 8];
+	struct tm_error *err;
+
+	if (arch->regset_thread_pointer < 0)
+		return NULL;
+	err = get_regset(thread, regset, arch->regset_size);
+	if (!err)
+		memcpy(pointer, (char *)regset + arch->regset_thread_pointer, sizeof(*pointer));
+	return err;
+}
+
 static struct tm_error *release_child(struct tm_target *target, pid_t child)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
@@ -522,6 +536,7 @@ static struct tm_error *release_child(struct tm_target *target, pid_t child)
 
 const struct tm_target_ops tm_ptrace_ops = {
 	.wait = tm_ptrace_wait,
+	.poll = tm_ptrace_poll,
 	.resume = tm_ptrace_resume,
 	.next_queued = tm_ptrace_next_queued,
 	.stop_all = tm_ptrace_stop_all,
@@ -529,6 +544,7 @@ const struct tm_target_ops tm_ptrace_ops = {
 	.fetch_regs = tm_ptrace_fetch_regs,
 	.store_regs = store_regs,
 	.store_pc = tm_ptrace_store_pc,
+	.thread_pointer = thread_pointer,
 	.read_memory = read_memory,
 	.read_some = read_some,
 	.write_memory = write_memory,

@@ -80,6 +80,7 @@ void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu 
 
 /* ptrace_wait.c */
 struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);
+struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms);
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);

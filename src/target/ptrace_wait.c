@@ -378,7 +378,7 @@ bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop)
 	return true;
 }
 
-struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
+static struct tm_error *wait_for_stop(struct tm_target *target, int options, struct tm_stop *stop)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
 	int status;
@@ -386,8 +386,8 @@ struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
 
 	/* Taking in one status may queue another: the end of a thread that was worked on. */
 	while (!tm_ptrace_next_queued(target, stop)) {
-		tid = waitpid(-1, &status, __WALL);
-		if (tid < 0 && errno == EINTR)
+		tid = waitpid(-1, &status, __WALL | options);
+		if (tid == 0 || (tid < 0 && errno == EINTR))
 			return NULL;
 		if (tid < 0)
 			return tm_error_errno(errno, "cannot wait for process %d", target->pid);
@@ -395,6 +395,16 @@ struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
 			return NULL;
 	}
 	return NULL;
+}
+
+struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop)
+{
+	return wait_for_stop(target, 0, stop);
+}
+
+struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop)
+{
+	return wait_for_stop(target, WNOHANG, stop);
 }
 
 /* The stop is reported by a later wait. */

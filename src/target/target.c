@@ -15,6 +15,14 @@ struct tm_error *tm_target_wait(struct tm_target *target, struct tm_stop *stop)
 	return target->ops->wait(target, stop);
 }
 
+struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop)
+{
+	if (target->buried.count)
+		release_buried(target);
+	*stop = (struct tm_stop){.kind = TM_STOP_NONE};
+	return target->ops->poll(target, stop);
+}
+
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop)
 {
 	return target->ops->next_queued(target, stop);
@@ -57,6 +65,13 @@ struct tm_error *tm_target_store_pc(struct tm_target *target, struct tm_thread *
 {
 	thread->regs.value[target->arch->pc] = pc;
 	return target->ops->store_pc(target, thread, pc);
+}
+
+struct tm_error *tm_target_thread_pointer(struct tm_target *target, struct tm_thread *thread,
+					  uint64_t *pointer)
+{
+	*pointer = 0;
+	return target->ops->thread_pointer ? target->ops->thread_pointer(target, thread, pointer) : NULL;
 }
 
 struct tm_error *tm_target_read(struct tm_target *target, uint64_t address, void *buffer, size_t size)

@@ -65,6 +65,7 @@ struct tm_stop {
 
 struct tm_target_ops {
 	struct tm_error *(*wait)(struct tm_target *target, struct tm_stop *stop);
+	struct tm_error *(*poll)(struct tm_target *target, struct tm_stop *stop);
 	bool (*next_queued)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*resume)(struct tm_target *target, struct tm_thread *thread);
 	struct tm_error *(*stop_all)(struct tm_target *target, unsigned timeout_ms);
@@ -72,6 +73,8 @@ struct tm_target_ops {
 	struct tm_error *(*fetch_regs)(struct tm_target *target, struct tm_thread *thread);
 	struct tm_error *(*store_regs)(struct tm_target *target, struct tm_thread *thread);
 	struct tm_error *(*store_pc)(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
+	struct tm_error *(*thread_pointer)(struct tm_target *target, struct tm_thread *thread,
+					   uint64_t *pointer);
 	struct tm_error *(*read_memory)(struct tm_target *target, uint64_t address, void *buffer,
 					size_t size);
 	size_t (*read_some)(struct tm_target *target, uint64_t address, void *buffer, size_t size);
@@ -114,6 +117,9 @@ void tm_target_destroy(
 /* The next stop. TM_STOP_NONE when a signal handler of this program ran meanwhile. */
 struct tm_error *tm_target_wait(struct tm_target *target, struct tm_stop *stop);
 
+/* The same without waiting: TM_STOP_NONE if there is nothing to report now. */
+struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop);
+
 /* A stop that was seen while something else was waited for, without waiting; false if there is none. */
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop);
 
@@ -137,6 +143,10 @@ struct tm_error *tm_target_fetch_regs(struct tm_target *target, struct tm_thread
 struct tm_error *tm_target_store_regs(struct tm_target *target,
 				      struct tm_thread *thread); /* writes thread->regs */
 struct tm_error *tm_target_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
+
+/* The thread pointer of a stopped thread (x86-64: fs's base, pthread_self); 0 where it is not told. */
+struct tm_error *tm_target_thread_pointer(struct tm_target *target, struct tm_thread *thread,
+					  uint64_t *pointer);
 
 /* Memory, whatever its protection. Exactly size bytes or an error. */
 struct tm_error *tm_target_read(struct tm_target *target, uint64_t address, void *buffer, size_t size);

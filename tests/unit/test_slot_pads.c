@@ -11,7 +11,7 @@
 Test(slot_pads, an_architecture_without_pads_is_refused)
 {
 	struct tm_slot_pads pads;
-	struct tm_error *err = tm_slot_pads_make(&tm_arch_aarch64, &pads);
+	struct tm_error *err = tm_slot_pads_make(&tm_arch_aarch64, false, &pads);
 
 	cr_assert_not_null(err);
 	cr_expect_eq(err->code, TM_ERROR_UNSUPPORTED);
@@ -23,7 +23,7 @@ Test(slot_pads, every_function_has_its_stops)
 	struct tm_slot_pads pads;
 	unsigned entries = 0;
 
-	cr_assert_null(tm_slot_pads_make(&tm_arch_x86_64, &pads));
+	cr_assert_null(tm_slot_pads_make(&tm_arch_x86_64, false, &pads));
 	cr_expect_eq(pads.stop_count, TM_SLOT_STOPS);
 	for (size_t i = 0; i < pads.stop_count; i++) {
 		entries += pads.stops[i].is_entry;
@@ -121,7 +121,7 @@ static void map_pads(bool with_breakpoints)
 					      (void *)own_calloc,  (void *)own_realloc, (void *)own_free};
 	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
 
-	cr_assert_null(tm_slot_pads_make(&tm_arch_x86_64, &pads));
+	cr_assert_null(tm_slot_pads_make(&tm_arch_x86_64, false, &pads));
 	page = mmap(NULL, 2 * TM_SLOT_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memcpy(page, pads.code, pads.size);
 	memcpy(page + TM_SLOT_PAGE + TM_SLOT_ORIGINAL(0), originals, sizeof(originals));

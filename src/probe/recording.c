@@ -1,0 +1,531 @@
+#include "probe/recording.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "probe/watchdog.h"
+#include "recorder/image.h"
+#include "target/procfs.h"
+
+#define PATIENCE_MS	10000u
+#define LEAVE_TRIES	200u
+#define LEAVE_PAUSE_NS	1000000
+#define STOP_TIMEOUT_MS 3000u
+#define REGION_SIZE	(TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE)
+
+/* Whose records a ring has. The thread's own object may be gone before its last records are read. */
+struct writer {
+	uint64_t pointer; /* as the control page has it; 0: not looked yet */
+	struct tm_thread thread;
+	bool gone;
+};
+
+struct tm_recording {
+	struct tm_target *target;
+	struct tm_recorder_image image;
+	uint64_t region; /* run-time address of the code; 0: not installed */
+	uint64_t shared; /* run-time address of the memory file; 0: not mapped there */
+	void *memory;	 /* ours; NULL: not mapped */
+	struct tm_ring_reader *reader;
+	int dismiss; /* of the watchdog; -1: none */
+	bool may_sleep;
+	struct writer writers[TM_RINGS];
+	struct tm_map tids; /* thread pointer -> tid of the latest thread that had it */
+};
+
+struct tm_error *tm_recording_create(struct tm_target *target, struct tm_recording **out)
+{
+	struct tm_recording *recording;
+	struct tm_recorder_image image;
+
+	if (target->arch != tm_arch_host() || !tm_recorder_image(&image))
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "there is no recorder for %s yet",
+				       target->arch->name);
+	recording = calloc(1, sizeof(*recording));
+	if (!recording)
+		return tm_error_out_of_memory();
+	recording->target = target;
+	recording->image = image;
+	recording->dismiss = -1;
+	*out = recording;
+	return NULL;
+}
+
+static void unmap_ours(struct tm_recording *recording)
+{
+	tm_watchdog_dismiss(recording->dismiss);
+	recording->dismiss = -1;
+	tm_ring_reader_destroy(recording->reader);
+	recording->reader = NULL;
+	if (recording->memory)
+		munmap(recording->memory, TM_SHARED_SIZE);
+	recording->memory = NULL;
+}
+
+void tm_recording_destroy(struct tm_recording *recording)
+{
+	if (!recording)
+		return;
+	unmap_ours(recording);
+	tm_map_deinit(&recording->tids);
+	free(recording);
+}
+
+static struct tm_shared *shared_words(const struct tm_recording *recording)
+{
+	return recording->memory;
+}
+
+/* ---- the target's memory ---- */
+
+static uint64_t control_field(const struct tm_recording *recording, size_t offset)
+{
+	return recording->region + TM_RECORDER_CODE_SIZE + offset;
+}
+
+#define CONTROL(recording, field) control_field(recording, offsetof(struct tm_control, field))
+
+/* The recorder is there only for the host's architecture: the numbers of its system calls are ours. */
+static struct tm_error *call(struct tm_recording *recording, const char *what, long number,
+			     const uint64_t arguments[6], int64_t *result)
+{
+	struct tm_target *target = recording->target;
+	struct tm_error *err = tm_target_system_call(target, NULL, number, arguments, result);
+
+	if (!err && *result < 0 && *result > -4096)
+		err = tm_error_errno((int)-*result, "process %d cannot %s for the recorder", target->pid,
+				     what);
+	return err;
+}
+
+/* Is it this program's recorder, and has every thread left it? */
+static bool is_free_region(struct tm_recording *recording, uint64_t start)
+{
+	_cleanup_free_ struct tm_control *control = malloc(sizeof(*control));
+	uint8_t code[TM_RECORDER_CODE_SIZE];
+	struct tm_error *err = tm_target_read(recording->target, start, code, sizeof(TM_RECORDER_MAGIC));
+
+	if (!err && memcmp(code, TM_RECORDER_MAGIC, sizeof(TM_RECORDER_MAGIC)) != 0)
+		return false;
+	if (!err)
+		err = tm_target_read(recording->target, start, code, recording->image.size);
+	if (!err && control)
+		err = tm_target_read(recording->target, start + TM_RECORDER_CODE_SIZE, control,
+				     sizeof(*control));
+	if (err || !control || memcmp(code, recording->image.bytes, recording->image.size) != 0) {
+		tm_error_destroy(err);
+		return false;
+	}
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		if (control->threads[i].inside)
+			return false;
+	return true;
+}
+
+static struct tm_error *adopt_region(struct tm_recording *recording)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err = tm_target_mappings(recording->target, &mappings);
+
+	for (size_t i = 0; !err && i < mappings.count; i++) {
+		const struct tm_mapping *mapping = &mappings.items[i];
+
+		if (mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
+		    mapping->end - mapping->start == TM_RECORDER_CODE_SIZE &&
+		    is_free_region(recording, mapping->start)) {
+			recording->region = mapping->start;
+			tm_log_info("recorder: at 0x%" PRIx64 ", of an earlier trace", recording->region);
+			break;
+		}
+	}
+	return err;
+}
+
+static struct tm_error *map_region(struct tm_recording *recording)
+{
+	const uint64_t whole[6] = {
+		0, REGION_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, UINT64_MAX, 0};
+	int64_t result;
+	struct tm_error *err = call(recording, "map pages", SYS_mmap, whole, &result);
+	uint64_t region = (uint64_t)result;
+
+	if (err)
+		return err;
+	const uint64_t code[6] = {region,
+				  TM_RECORDER_CODE_SIZE,
+				  PROT_READ | PROT_EXEC,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+				  UINT64_MAX,
+				  0};
+	const uint64_t wipe[6] = {region + TM_RECORDER_CODE_SIZE, TM_CONTROL_SIZE, MADV_WIPEONFORK};
+
+	err = call(recording, "map executable pages", SYS_mmap, code, &result);
+	if (!err)
+		err = call(recording, "mark pages", SYS_madvise, wipe, &result);
+	if (!err)
+		err = tm_target_write(recording->target, region, recording->image.bytes,
+				      recording->image.size);
+	if (!err)
+		recording->region = region;
+	return err;
+}
+
+/* ---- the memory file ---- */
+
+static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
+{
+	char path[64];
+	_cleanup_close_ int fd = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%" PRId64, recording->target->pid, number);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return tm_error_errno(errno, "cannot open %s, the rings", path);
+	recording->memory =
+		mmap(NULL, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (recording->memory == MAP_FAILED) {
+		recording->memory = NULL;
+		return tm_error_errno(errno, "cannot map the rings");
+	}
+	return tm_ring_reader_create(recording->memory, &recording->reader);
+}
+
+/* The target maps the file and keeps no descriptor. A forked child does not inherit it: its control page is
+   wiped, so that nobody there looks for it. */
+static struct tm_error *map_file(struct tm_recording *recording, int64_t number)
+{
+	const uint64_t size[6] = {(uint64_t)number, TM_SHARED_SIZE};
+	const uint64_t map[6] = {
+		0, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, (uint64_t)number, 0};
+	int64_t result, place;
+	struct tm_error *err = call(recording, "size the rings", SYS_ftruncate, size, &result);
+
+	if (!err)
+		err = call(recording, "map the rings", SYS_mmap, map, &place);
+	if (err)
+		return err;
+	recording->shared = (uint64_t)place;
+	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK};
+
+	err = call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
+	return err ? err : map_ours(recording, number);
+}
+
+static struct tm_error *create_file(struct tm_recording *recording)
+{
+	static const char name[] = "tmtrace";
+	/* Where the name stands for the time of the call. */
+	uint64_t scratch = CONTROL(recording, threads);
+	const uint64_t create[6] = {scratch, MFD_CLOEXEC};
+	int64_t number, result;
+	struct tm_error *err = tm_target_write(recording->target, scratch, name, sizeof(name));
+
+	if (!err)
+		err = call(recording, "create a memory file", SYS_memfd_create, create, &number);
+	if (err)
+		return err;
+	const uint64_t close[6] = {(uint64_t)number};
+
+	err = map_file(recording, number);
+	return tm_error_first(err, call(recording, "close the memory file", SYS_close, close, &result));
+}
+
+static void unmap_theirs(struct tm_recording *recording)
+{
+	const uint64_t all[6] = {recording->shared, TM_SHARED_SIZE};
+	int64_t result;
+
+	if (recording->shared)
+		tm_error_destroy(call(recording, "unmap the rings", SYS_munmap, all, &result));
+	recording->shared = 0;
+}
+
+/* ---- in place ---- */
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t time_stamp(void)
+{
+#ifdef __x86_64__
+	return __builtin_ia32_rdtsc();
+#else
+	return monotonic_ns();
+#endif
+}
+
+/* Ticks of the time stamp counter in a millisecond: measured for long enough to be right within a percent. */
+static uint64_t ticks_per_ms(void)
+{
+	uint64_t ns = monotonic_ns(), ticks = time_stamp(), passed;
+
+	do
+		passed = monotonic_ns() - ns;
+	while (passed < 100000);
+	return (time_stamp() - ticks) * 1000000 / passed;
+}
+
+/* A filter may kill a thread for a call that it does not expect. */
+static bool may_sleep(const struct tm_recording *recording)
+{
+	struct tm_thread *thread;
+	uint64_t seccomp;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(recording->target, &i));)
+		if (tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp)
+			return false;
+	return true;
+}
+
+static struct tm_error *write_control(struct tm_recording *recording, const struct tm_recorder_python *python)
+{
+	_cleanup_free_ struct tm_control *control = calloc(1, sizeof(*control));
+
+	if (!control)
+		return tm_error_out_of_memory();
+	memcpy(control->magic, TM_RECORDER_MAGIC, sizeof(control->magic));
+	recording->may_sleep = may_sleep(recording);
+	control->may_sleep = recording->may_sleep;
+	control->patience = ticks_per_ms() * PATIENCE_MS;
+	control->shared = recording->shared;
+	control->python = *python;
+	return tm_target_write(recording->target, recording->region + TM_RECORDER_CODE_SIZE, control,
+			       sizeof(*control));
+}
+
+static struct tm_error *know_threads(struct tm_recording *recording)
+{
+	struct tm_error *err = NULL;
+	struct tm_thread *thread;
+
+	for (size_t i = 0; !err && (thread = tm_target_next_thread(recording->target, &i));)
+		if (thread->state == TM_THREAD_STOPPED)
+			err = tm_recording_thread_born(recording, thread);
+	return err;
+}
+
+struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python)
+{
+	struct tm_error *err = adopt_region(recording);
+
+	if (!err && !recording->region)
+		err = map_region(recording);
+	if (!err)
+		err = create_file(recording);
+	if (!err)
+		err = write_control(recording, python);
+	if (!err)
+		err = know_threads(recording);
+	if (!err)
+		err = tm_watchdog_start(&shared_words(recording)->enabled, &recording->dismiss);
+	if (err) {
+		unmap_theirs(recording);
+		unmap_ours(recording);
+	}
+	return err;
+}
+
+uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry)
+{
+	return recording->region + recording->image.entries[entry];
+}
+
+static struct tm_error *set_enabled(struct tm_recording *recording, uint32_t enabled)
+{
+	__atomic_store_n(&shared_words(recording)->enabled, enabled, __ATOMIC_RELEASE);
+	return tm_target_write(recording->target, CONTROL(recording, enabled), &enabled, sizeof(enabled));
+}
+
+struct tm_error *tm_recording_enable(struct tm_recording *recording)
+{
+	return set_enabled(recording, 1);
+}
+
+/* ---- the end ---- */
+
+static struct tm_error *find_insider(struct tm_recording *recording, bool *found)
+{
+	struct tm_recorder_thread threads[TM_RINGS];
+	struct tm_error *err =
+		tm_target_read(recording->target, CONTROL(recording, threads), threads, sizeof(threads));
+
+	*found = false;
+	for (unsigned i = 0; !err && i < TM_RINGS; i++)
+		*found = *found || threads[i].inside;
+	return err;
+}
+
+/* Lets all threads run a little, so that who is inside comes out. */
+static struct tm_error *let_run(struct tm_recording *recording)
+{
+	const struct timespec pause = {0, LEAVE_PAUSE_NS};
+	struct tm_error *err = tm_target_resume_all(recording->target, NULL);
+
+	nanosleep(&pause, NULL);
+	return tm_error_first(err, tm_target_stop_all(recording->target, STOP_TIMEOUT_MS));
+}
+
+struct tm_error *tm_recording_disable(struct tm_recording *recording)
+{
+	bool inside = true;
+	struct tm_error *err;
+
+	if (!recording->region || !recording->memory)
+		return NULL;
+	err = set_enabled(recording, 0);
+	for (unsigned i = 0; !err && i < LEAVE_TRIES; i++) {
+		err = find_insider(recording, &inside);
+		if (err || !inside)
+			break;
+		err = let_run(recording);
+	}
+	if (inside)
+		tm_log_info("recorder: a thread is still inside, its rings stay");
+	else
+		unmap_theirs(recording);
+	return err;
+}
+
+void tm_recording_forget(struct tm_recording *recording)
+{
+	recording->region = recording->shared = 0;
+	memset(recording->writers, 0, sizeof(recording->writers));
+	tm_map_clear(&recording->tids);
+	unmap_ours(recording);
+}
+
+/* ---- records and threads ---- */
+
+struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
+				   bool still, size_t *count)
+{
+	*count = 0;
+	if (!recording->reader)
+		return NULL;
+	return still ? tm_ring_reader_drain(recording->reader, sink, count)
+		     : tm_ring_reader_pass(recording->reader, sink, 0, count);
+}
+
+/* A ring's first record tells that it has been claimed. */
+static uint64_t look_up_pointer(struct tm_recording *recording, unsigned ring)
+{
+	uint64_t pointer = 0;
+	struct tm_error *err = tm_target_read(
+		recording->target,
+		control_field(recording, offsetof(struct tm_control, threads[ring].thread_pointer)), &pointer,
+		sizeof(pointer));
+
+	tm_error_destroy(err);
+	return pointer == TM_THREAD_GONE ? 0 : pointer;
+}
+
+static void look_up_writer(struct tm_recording *recording, unsigned ring)
+{
+	struct writer *writer = &recording->writers[ring];
+	const uint64_t *tid;
+
+	writer->pointer = look_up_pointer(recording, ring);
+	tid = tm_map_get(&recording->tids, writer->pointer);
+	writer->thread = (struct tm_thread){.tid = tid ? (pid_t)*tid : recording->target->pid};
+	writer->gone = tid && !tm_target_thread(recording->target, (pid_t)*tid);
+}
+
+const struct tm_thread *tm_recording_thread(struct tm_recording *recording, unsigned ring,
+					    uint64_t *thread_pointer)
+{
+	struct writer *writer = &recording->writers[ring];
+
+	if (!writer->pointer)
+		look_up_writer(recording, ring);
+	*thread_pointer = writer->pointer;
+	return &writer->thread;
+}
+
+struct tm_error *tm_recording_thread_born(struct tm_recording *recording, struct tm_thread *thread)
+{
+	uint64_t pointer = 0;
+	struct tm_error *err = tm_target_thread_pointer(recording->target, thread, &pointer);
+
+	if (err || !pointer)
+		return err;
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		if (recording->writers[i].pointer == pointer) {
+			recording->writers[i].thread = (struct tm_thread){.tid = thread->tid};
+			recording->writers[i].gone = false;
+		}
+	return tm_map_put(&recording->tids, pointer, (uint64_t)thread->tid) ? NULL : tm_error_out_of_memory();
+}
+
+void tm_recording_thread_gone(struct tm_recording *recording, pid_t tid)
+{
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		if (recording->writers[i].pointer && recording->writers[i].thread.tid == tid)
+			recording->writers[i].gone = true;
+}
+
+static const struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)
+{
+	return (const struct tm_ring_head *)((const char *)recording->memory + TM_SHARED_HEADS) + ring;
+}
+
+/* Another thread may claim it from now on. */
+static void release_ring(struct tm_recording *recording, unsigned ring)
+{
+	const uint64_t gone = TM_THREAD_GONE;
+	uint64_t place = control_field(recording, offsetof(struct tm_control, threads[ring].thread_pointer));
+
+	tm_error_destroy(tm_target_write(recording->target, place, &gone, sizeof(gone)));
+	recording->writers[ring] = (struct writer){0};
+}
+
+static void release_rings(struct tm_recording *recording)
+{
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		if (recording->writers[i].gone && head_of(recording, i)->head == head_of(recording, i)->tail)
+			release_ring(recording, i);
+}
+
+void tm_recording_know_code(struct tm_recording *recording, uint64_t code)
+{
+	tm_shared_add_code(shared_words(recording), code);
+}
+
+uint64_t tm_recording_doorbell(const struct tm_recording *recording)
+{
+	return recording->memory ? __atomic_load_n(&shared_words(recording)->doorbell, __ATOMIC_ACQUIRE) : 0;
+}
+
+void tm_recording_refresh(struct tm_recording *recording)
+{
+	uint32_t allowed;
+
+	if (!recording->region || !recording->memory)
+		return;
+	release_rings(recording);
+	if (may_sleep(recording) == recording->may_sleep)
+		return;
+	recording->may_sleep = !recording->may_sleep;
+	allowed = recording->may_sleep;
+	tm_error_destroy(
+		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
+}
+
+bool tm_recording_has_ended(const struct tm_recording *recording)
+{
+	return recording->memory && __atomic_load_n(&shared_words(recording)->lost, __ATOMIC_ACQUIRE);
+}

@@ -1,0 +1,68 @@
+/*
+ * Recording: the recorder (src/recorder) put into a stopped target, its rings mapped on both sides, and the
+ * records read while the target runs on. Which pads lead to the recorder is the business of the probes.
+ *
+ * What stays in the target after the end are the recorder's code and its control page, switched off: a thread
+ * may be on its way there. The next trace uses them again. The rings are unmapped; a thread that will not
+ * leave its ring in time keeps them, and the next trace maps new pages.
+ *
+ * A watchdog, a process of its own, holds the memory file as well: when the tracer dies, however it dies, the
+ * recorder is switched off at once, and the target runs on with inert pads.
+ */
+#ifndef TM_PROBE_RECORDING_H
+#define TM_PROBE_RECORDING_H
+
+#include "recorder/ring_reader.h"
+#include "target/target.h"
+
+struct tm_recording;
+
+/* `target` is borrowed. Touches nothing. TM_ERROR_UNSUPPORTED: there is no recorder for this architecture. */
+struct tm_error *tm_recording_create(struct tm_target *target, struct tm_recording **out);
+void tm_recording_destroy(struct tm_recording *recording); /* NULL is fine; the target is not touched */
+
+/* Puts it in place, switched off. All threads stand still, or one does. On failure nothing was changed but
+   perhaps inert pages mapped. */
+struct tm_error *tm_recording_install(struct tm_recording *recording,
+				      const struct tm_recorder_python *python);
+
+/* Run-time address of an entry; the installed recorder's. */
+uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry);
+
+struct tm_error *tm_recording_enable(struct tm_recording *recording);
+
+/* Switches it off and takes the rings away, with all threads stopped. What they held must have been read. */
+struct tm_error *tm_recording_disable(struct tm_recording *recording);
+
+/* exec: the memory it was in is gone. What the rings held can still be read. */
+void tm_recording_forget(struct tm_recording *recording);
+
+/* Reads what is ready; `still`: all threads stand still or are gone, so that everything is. */
+struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
+				   bool still, size_t *count);
+
+/* The thread that writes to a ring (its tid, that of the process where it is not known), and its thread
+   pointer. Valid until the thread that has it is another. */
+const struct tm_thread *tm_recording_thread(struct tm_recording *recording, unsigned ring,
+					    uint64_t *thread_pointer);
+
+/* A thread stands at its first stop: it may have the thread pointer of one that has just ended, whose records
+   have been read. */
+struct tm_error *tm_recording_thread_born(struct tm_recording *recording, struct tm_thread *thread);
+/* A thread is gone: its ring is free once its records are read. */
+void tm_recording_thread_gone(struct tm_recording *recording, pid_t tid);
+
+/* A code object was read while a thread that uses it waited: nobody need wait for it again. */
+void tm_recording_know_code(struct tm_recording *recording, uint64_t code);
+
+/* Changes when a thread begins to wait. */
+uint64_t tm_recording_doorbell(const struct tm_recording *recording);
+
+/* To be called a few times a second: frees the rings of threads that are gone, and looks whether the others
+   may still sleep while they wait (a seccomp filter may have come). */
+void tm_recording_refresh(struct tm_recording *recording);
+
+/* Did recording end because the tracer did not come in time? */
+bool tm_recording_has_ended(const struct tm_recording *recording);
+
+#endif
