@@ -140,8 +140,15 @@ static inline unsigned slot_of(uint64_t pointer)
 	return (unsigned)((pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 56) % TM_RINGS;
 }
 
-/* Only the thread itself claims for itself; a handler that comes between may claim a second entry, which is
-   then never found again. */
+/* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the ring. */
+static inline void announce(unsigned index)
+{
+	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
+	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
+}
+
+/* Only the thread itself claims for itself; a handler that comes between may have been quicker. Who had the ring
+   before is gone, and writes no more. */
 static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t pointer)
 {
 	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
@@ -149,13 +156,18 @@ static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t
 		uint64_t present = load(&thread->thread_pointer);
 
 		while (present == 0 || present == TM_THREAD_GONE) {
+			announce(at);
 			if (!__atomic_compare_exchange_n(&thread->thread_pointer, &present, pointer, false,
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
-			thread->inside = thread->state = 0;
+			store(&thread->inside, 0);
+			thread->state = 0;
 			thread->tail = load(&head_of(at)->tail);
+			store(&head_of(at)->abandoned, head_of(at)->head);
 			return thread;
 		}
+		if (present == pointer)
+			return thread;
 	}
 	__atomic_fetch_add(&shared_words()->unringed, 1, __ATOMIC_RELAXED);
 	return NULL;

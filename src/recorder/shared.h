@@ -102,6 +102,8 @@ struct tm_shared {
 	uint32_t lost;	  /* recording ended because the tracer did not come in time */
 	uint64_t lost_time; /* when, by the time stamp counter */
 	uint64_t unringed;  /* events of threads for which no ring was left */
+	_Alignas(64) uint64_t used[TM_RINGS / 64]; /* a bit for each ring that was ever taken, set before its first
+						      record */
 	_Alignas(64) uint64_t doorbell; /* changes when a thread begins to wait for a look */
 	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
 	uint64_t code_filter[TM_CODE_BITS / 64];
