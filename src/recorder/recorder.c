@@ -140,8 +140,7 @@ static inline unsigned slot_of(uint64_t pointer)
 	return (unsigned)((pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 56) % TM_RINGS;
 }
 
-/* Only the thread itself claims for itself; a handler that comes between may claim a second entry, which is
-   then never found again. */
+/* Only the thread itself claims for itself; a handler that comes between may have been quicker. */
 static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t pointer)
 {
 	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
@@ -152,10 +151,13 @@ static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t
 			if (!__atomic_compare_exchange_n(&thread->thread_pointer, &present, pointer, false,
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
-			thread->inside = thread->state = 0;
-			thread->tail = 0; /* to be read when it is needed */
+			store(&thread->inside, 0);
+			thread->state = thread->tail = 0;
+			thread->is_new = 1;
 			return thread;
 		}
+		if (present == pointer)
+			return thread;
 	}
 	__atomic_fetch_add(&control->unringed, 1, __ATOMIC_RELAXED);
 	return NULL;
@@ -173,6 +175,18 @@ static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 			break;
 	}
 	return claim(pointer);
+}
+
+/* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the
+   ring. Who had the ring before is gone, and writes no more. */
+static __attribute__((noinline, cold)) void take_ring(const struct writer *writer)
+{
+	unsigned index = (unsigned)(writer->thread - control->threads);
+
+	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
+	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
+	store(&writer->ring->abandoned, writer->ring->head);
+	writer->thread->is_new = 0;
 }
 
 /*
@@ -199,7 +213,9 @@ static inline bool begin(struct writer *writer, uint64_t sp)
 		store(&thread->inside, sp);
 	__asm__ volatile("" ::: "memory");
 	if (__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE)) {
-		if (inside && !writer->nested)
+		if (__builtin_expect(thread->is_new != 0, 0))
+			take_ring(writer);
+		else if (inside && !writer->nested)
 			store(&writer->ring->abandoned, writer->ring->head);
 		writer->bytes = (uint8_t *)(control->shared + TM_SHARED_RINGS) +
 				(uint64_t)(thread - control->threads) * TM_RING_SIZE;

@@ -102,8 +102,10 @@ static inline uint32_t tm_code_bit(uint64_t code)
 struct tm_shared {
 	uint32_t enabled; /* 0: whoever waits goes on; written by the tracer, its watchdog, and who gave up */
 	uint32_t lost;	  /* recording ended because the tracer did not come in time */
-	uint64_t lost_time;		/* when, by the time stamp counter */
-	_Alignas(64) uint64_t doorbell; /* changes when a thread begins to wait for a look */
+	uint64_t lost_time;			   /* when, by the time stamp counter */
+	_Alignas(64) uint64_t used[TM_RINGS / 64]; /* a bit for each ring that was ever taken, set before its
+						      first record */
+	_Alignas(64) uint64_t doorbell;		   /* changes when a thread begins to wait for a look */
 	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
 	uint64_t code_filter[TM_CODE_BITS / 64];
 };
@@ -149,6 +151,7 @@ struct tm_recorder_python {
 struct tm_recorder_thread {
 	_Alignas(64) uint64_t thread_pointer; /* 0: never used; TM_THREAD_GONE: free again */
 	uint64_t inside; /* the stack pointer of the outermost recorder frame; 0: the thread is not inside */
+	uint64_t is_new; /* it has not written yet */
 	uint64_t tail;	 /* of its ring, as last read */
 	uint64_t state;	 /* the PyThreadState that the thread had when it last held the interpreter's lock */
 };
