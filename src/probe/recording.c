@@ -25,7 +25,7 @@
 
 /* Whose records a ring has. The thread's own object may be gone before its last records are read. */
 struct writer {
-	uint64_t pointer; /* as the control page has it; 0: not looked yet */
+	uint64_t pointer; /* as the ring's head has it; 0: not looked yet */
 	struct tm_thread thread;
 	bool gone;
 };
@@ -421,25 +421,18 @@ struct tm_error *tm_recording_read(struct tm_recording *recording, const struct 
 		     : tm_ring_reader_pass(recording->reader, sink, 0, count);
 }
 
-/* A ring's first record tells that it has been claimed. */
-static uint64_t look_up_pointer(struct tm_recording *recording, unsigned ring)
+static const struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)
 {
-	uint64_t pointer = 0;
-	struct tm_error *err = tm_target_read(
-		recording->target,
-		control_field(recording, offsetof(struct tm_control, threads[ring].thread_pointer)), &pointer,
-		sizeof(pointer));
-
-	tm_error_destroy(err);
-	return pointer == TM_THREAD_GONE ? 0 : pointer;
+	return (const struct tm_ring_head *)((const char *)recording->memory + TM_SHARED_HEADS) + ring;
 }
 
+/* Before its first record: the target may be gone already. */
 static void look_up_writer(struct tm_recording *recording, unsigned ring)
 {
 	struct writer *writer = &recording->writers[ring];
 	const uint64_t *tid;
 
-	writer->pointer = look_up_pointer(recording, ring);
+	writer->pointer = __atomic_load_n(&head_of(recording, ring)->thread_pointer, __ATOMIC_ACQUIRE);
 	tid = tm_map_get(&recording->tids, writer->pointer);
 	writer->thread = (struct tm_thread){.tid = tid ? (pid_t)*tid : recording->target->pid};
 	writer->gone = tid && !tm_target_thread(recording->target, (pid_t)*tid);
@@ -476,11 +469,6 @@ void tm_recording_thread_gone(struct tm_recording *recording, pid_t tid)
 	for (unsigned i = 0; i < TM_RINGS; i++)
 		if (recording->writers[i].pointer && recording->writers[i].thread.tid == tid)
 			recording->writers[i].gone = true;
-}
-
-static const struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)
-{
-	return (const struct tm_ring_head *)((const char *)recording->memory + TM_SHARED_HEADS) + ring;
 }
 
 /* Another thread may claim it from now on. */

@@ -1,5 +1,6 @@
 #include "python/code.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,17 +68,21 @@ static bool read_place(struct tm_codes *codes, const struct tm_memory *memory, c
 	return code->place != 0;
 }
 
+/* From 3.11 on the instructions stand behind the fields. */
+size_t tm_code_object_size(const struct tm_python_layout *layout)
+{
+	return layout->code_instructions != TM_PYTHON_ABSENT ? layout->code_instructions
+							     : layout->code_lines + sizeof(uint64_t);
+}
+
 static void read_code(struct tm_codes *codes, const struct tm_memory *memory, uint64_t address,
 		      struct tm_code *code)
 {
 	const struct tm_python_layout *layout = codes->layout;
-	size_t size = layout->code_lines + sizeof(uint64_t);
 	uint8_t object[CODE_OBJECT_MAX];
 	struct tm_error *err;
 
-	if (layout->code_instructions != TM_PYTHON_ABSENT)
-		size = layout->code_instructions; /* they stand behind the fields */
-	err = tm_memory_read(memory, address, object, size);
+	err = tm_memory_read(memory, address, object, tm_code_object_size(layout));
 	if (err) {
 		tm_error_destroy(err);
 		return;
@@ -107,6 +112,51 @@ struct tm_code *tm_codes_get(struct tm_codes *codes, const struct tm_memory *mem
 		code->known[i].offset = -1;
 	read_code(codes, memory, address, code);
 	return code;
+}
+
+/* ---- copies ---- */
+
+/* The piece at *place, and *place behind it; NULL: it does not lie in the record. */
+static const struct tm_record_piece *next_piece(const uint8_t **place, const uint8_t *end)
+{
+	const struct tm_record_piece *piece = (const struct tm_record_piece *)*place;
+	uint64_t left = (uint64_t)(end - *place);
+
+	if (left < sizeof(*piece) || piece->size > left - sizeof(*piece))
+		return NULL;
+	left -= sizeof(*piece) + piece->size;
+	*place = end - (left & ~UINT64_C(7)); /* both the pieces and the end stand at multiples of 8 */
+	return piece;
+}
+
+/* Reads out of the pieces of a record. */
+static struct tm_error *read_copy(void *context, uint64_t address, void *buffer, size_t size)
+{
+	const struct tm_record_code *record = context;
+	const uint8_t *place = record->pieces,
+		      *end = (const uint8_t *)record + (size_t)record->header.units * TM_RECORD_UNIT;
+
+	for (uint64_t i = 0; i < record->piece_count; i++) {
+		const struct tm_record_piece *piece = next_piece(&place, end);
+
+		if (!piece)
+			break;
+		if (address < piece->address || address - piece->address > piece->size ||
+		    size > piece->size - (address - piece->address))
+			continue;
+		memcpy(buffer, piece->bytes + (address - piece->address), size);
+		return NULL;
+	}
+	return tm_error_create(TM_ERROR_NO_MEMORY, "no copy of the bytes at 0x%" PRIx64 " was recorded",
+			       address);
+}
+
+bool tm_codes_learn(struct tm_codes *codes, const struct tm_record_code *record)
+{
+	const struct tm_memory copy = {(void *)record, read_copy};
+
+	tm_codes_forget(codes, record->code);
+	return tm_codes_get(codes, &copy, record->code) != NULL;
 }
 
 uint32_t tm_code_line(const struct tm_codes *codes, struct tm_code *code, int64_t offset)

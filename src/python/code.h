@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "python/layout.h"
 #include "python/places.h"
+#include "recorder/shared.h"
 
 #define TM_CODE_LINES 32 /* a power of two */
 
@@ -37,6 +38,12 @@ void tm_codes_deinit(struct tm_codes *codes);
 /* The code object at an address, read if it is not known; NULL: out of memory. Valid until it is forgotten.
  */
 struct tm_code *tm_codes_get(struct tm_codes *codes, const struct tm_memory *memory, uint64_t address);
+
+/* The same object, of which the recorder has made a copy: it is new at its address. false: out of memory. */
+bool tm_codes_learn(struct tm_codes *codes, const struct tm_record_code *record);
+
+/* How many bytes of a code object are looked at. */
+size_t tm_code_object_size(const struct tm_python_layout *layout);
 
 /* The block at `address` is given back: true if it was a code object. Costs a look into a table. */
 bool tm_codes_forget(struct tm_codes *codes, uint64_t address);

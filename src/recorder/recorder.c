@@ -186,6 +186,7 @@ static __attribute__((noinline, cold)) void take_ring(const struct writer *write
 	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
 	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
 	store(&writer->ring->abandoned, writer->ring->head);
+	store(&writer->ring->thread_pointer, writer->thread->thread_pointer);
 	writer->thread->is_new = 0;
 }
 
@@ -429,27 +430,19 @@ static inline void forget_code(uint64_t block)
 
 /* ---- records ---- */
 
-#define FRAMES_MAX ((TM_RECORD_MAX - sizeof(struct tm_record_block)) / sizeof(struct tm_record_frame))
-
 static inline uint64_t rounded(uint64_t size)
 {
 	return (size + TM_RECORD_UNIT - 1) & ~(uint64_t)(TM_RECORD_UNIT - 1);
 }
 
-static inline void fill_frames(struct tm_record_block *record, const struct stack *stack, bool *known)
+static inline void fill_frames(struct tm_record_block *record, const struct stack *stack)
 {
 	uint64_t address = stack->newest;
 
-	*known = true; /* also of a stack without frames */
-	if (stack->stored == 1) {
+	if (stack->stored == 1)
 		record->frames[0] = stack->top;
-		*known = is_known_code(stack->top.code);
-		return;
-	}
-	for (uint32_t i = 0; i < stack->stored; i++) {
+	for (uint32_t i = 0; stack->stored > 1 && i < stack->stored; i++)
 		next_frame(&address, &record->frames[i]);
-		*known = *known && is_known_code(record->frames[i].code);
-	}
 }
 
 static __attribute__((noinline, cold)) void wait_for_look(struct writer *writer, uint64_t behind)
@@ -458,17 +451,117 @@ static __attribute__((noinline, cold)) void wait_for_look(struct writer *writer,
 	wait_for(&writer->ring->looked, behind);
 }
 
+/* ---- code objects ---- */
+
+struct extent {
+	uint64_t address, size;
+};
+
+#define PIECES 4u /* code object, file name, name, line table */
+
+/* A str: bits of PyASCIIObject.state are interned 2, kind 3, compact 1, ascii 1 (python/unicode.c). */
+static inline bool text_extent(uint64_t object, struct extent *extent)
+{
+	uint64_t length = word_at(object + python->unicode_length);
+	uint32_t state = (uint32_t)int_at(object + python->unicode_state), kind = state >> 2 & 7;
+
+	extent->address = object;
+	extent->size = (state >> 6 & 1 ? python->unicode_ascii : python->unicode_compact) + length * kind;
+	return (state >> 5 & 1) && kind && length < TM_RECORD_MAX;
+}
+
+static inline bool code_extents(uint64_t code, struct extent extents[PIECES])
+{
+	uint64_t lines = word_at(code + python->code_lines);
+
+	extents[0] = (struct extent){code, python->code_size};
+	extents[3] = (struct extent){lines, python->bytes_data + word_at(lines + python->bytes_size)};
+	return text_extent(word_at(code + python->code_filename), &extents[1]) &&
+	       text_extent(word_at(code + python->code_name), &extents[2]) && extents[3].size < TM_RECORD_MAX;
+}
+
+static inline void copy(void *to, uint64_t from, uint64_t size)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size)::"memory");
+}
+
+/* In the filter first: who looks there decides whether to look in the sets. */
+static void add_code(uint64_t code)
+{
+	struct tm_shared *shared = shared_words();
+	uint64_t *set = shared->codes[tm_code_set(code)];
+	uint32_t bit = tm_code_bit(code);
+	unsigned way = 0;
+
+	__atomic_fetch_or(&shared->code_filter[bit / 64], UINT64_C(1) << bit % 64, __ATOMIC_SEQ_CST);
+	while (way < TM_CODE_WAYS && load(&set[way]))
+		way++;
+	store(&set[way < TM_CODE_WAYS ? way : time_stamp() % TM_CODE_WAYS], code);
+}
+
+/* False: it is too large for a record, or of a form that is not known; the tracer has to look. */
+static __attribute__((noinline, cold)) bool put_code(struct writer *writer, uint64_t code)
+{
+	struct tm_record_code *record;
+	struct extent extents[PIECES];
+	uint64_t bytes = sizeof(*record), position;
+	uint8_t *place;
+
+	if (!code_extents(code, extents))
+		return false;
+	for (unsigned i = 0; i < PIECES; i++)
+		bytes += sizeof(struct tm_record_piece) + ((extents[i].size + 7) & ~UINT64_C(7));
+	bytes = rounded(bytes);
+	if (bytes > TM_RECORD_MAX)
+		return false;
+	record = (struct tm_record_code *)reserve(writer, bytes, &position);
+	if (!record)
+		return true;
+	record->code = code;
+	record->piece_count = PIECES;
+	place = record->pieces;
+	for (unsigned i = 0; i < PIECES; i++) {
+		struct tm_record_piece *piece = (struct tm_record_piece *)place;
+
+		piece->address = extents[i].address;
+		piece->size = extents[i].size;
+		copy(piece->bytes, extents[i].address, extents[i].size);
+		place += sizeof(*piece) + ((extents[i].size + 7) & ~UINT64_C(7));
+	}
+	commit(&record->header, position, TM_RECORD_CODE, 0, bytes);
+	add_code(code);
+	return true;
+}
+
+static inline bool tell_code(struct writer *writer, uint64_t code)
+{
+	return __builtin_expect(is_known_code(code), 1) || put_code(writer, code);
+}
+
+/* Does the tracer know all code that the record will name? */
+static inline bool tell_codes(struct writer *writer, const struct stack *stack)
+{
+	uint64_t address = stack->newest;
+	struct tm_record_frame frame;
+	bool known = true;
+
+	if (stack->stored == 1)
+		return tell_code(writer, stack->top.code);
+	for (uint32_t i = 0; i < stack->stored && next_frame(&address, &frame); i++)
+		known = tell_code(writer, frame.code) && known;
+	return known;
+}
+
 static inline void put_block(struct writer *writer, unsigned kind, uint64_t block, uint64_t size,
 			     uint64_t old, struct stack *stack)
 {
 	struct tm_record_block *record;
 	uint64_t position, bytes;
-	unsigned flags = 0;
-	bool known;
+	unsigned flags = stack->known ? 0 : TM_RECORD_LOOK | TM_RECORD_NO_FRAMES;
 
 	stack->stored = stack->total < python->nframe ? stack->total : python->nframe;
-	if (stack->stored > FRAMES_MAX)
-		stack->stored = FRAMES_MAX;
+	if (!tell_codes(writer, stack))
+		flags |= TM_RECORD_LOOK;
 	bytes = rounded(sizeof(*record) + stack->stored * sizeof(struct tm_record_frame));
 	record = (struct tm_record_block *)reserve(writer, bytes, &position);
 	if (!record)
@@ -478,12 +571,7 @@ static inline void put_block(struct writer *writer, unsigned kind, uint64_t bloc
 	record->old = old;
 	record->frame_count = stack->stored;
 	record->frame_total = stack->total;
-	if (!stack->known) {
-		flags = TM_RECORD_LOOK | TM_RECORD_NO_FRAMES;
-	} else {
-		fill_frames(record, stack, &known);
-		flags = known ? 0 : TM_RECORD_LOOK;
-	}
+	fill_frames(record, stack);
 	commit(&record->header, position, kind, flags, bytes);
 	if (__builtin_expect(flags, 0))
 		wait_for_look(writer, position + bytes);

@@ -115,6 +115,7 @@ static const struct kind {
 	[TM_RECORD_RESIZE_END] = {sizeof(struct tm_record_block), true},
 	[TM_RECORD_FAIL] = {sizeof(struct tm_record_header), false},
 	[TM_RECORD_OBJECT] = {sizeof(struct tm_record_block), true},
+	[TM_RECORD_CODE] = {sizeof(struct tm_record_code), false},
 };
 
 static inline const struct tm_record_header *header_at(const struct ring *ring, uint64_t position)

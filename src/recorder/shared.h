@@ -45,6 +45,7 @@ enum tm_record_kind {
 				   stays */
 	TM_RECORD_FAIL,		/* struct tm_record_header */
 	TM_RECORD_OBJECT,	/* struct tm_record_block: block is an object, size means nothing */
+	TM_RECORD_CODE, /* struct tm_record_code: a code object, before the first record that names it */
 };
 
 /* Flags of a record. */
@@ -71,7 +72,22 @@ struct tm_record_frame {
 	uint64_t instruction; /* as the frame has it: a pointer from 3.11 on, else an index; with
 				 TM_RECORD_LINE a line */
 };
-#define TM_RECORD_LINE (UINT64_C(1) << 63)
+#define TM_RECORD_LINE	     (UINT64_C(1) << 63)
+#define TM_RECORD_FRAMES_MAX 1000u /* control.python.nframe is at most that */
+
+/* A copy of a code object and of what it is told by: its fields, file name, name and line table, each piece
+   as it stands in the target's memory. */
+struct tm_record_code {
+	struct tm_record_header header;
+	uint64_t code;
+	uint64_t piece_count;
+	uint8_t pieces[]; /* of struct tm_record_piece, one behind the other */
+};
+
+struct tm_record_piece {
+	uint64_t address, size; /* bytes */
+	uint8_t bytes[];	/* padded to a multiple of 8 */
+};
 
 struct tm_record_block {
 	struct tm_record_header header;
@@ -83,8 +99,8 @@ struct tm_record_block {
 
 /* ---- the memory file ---- */
 
-/* Code objects that the tracer knows, so that nobody need wait for it: sets of eight by a hash of the
-   address. The tracer adds, the recorder takes out what is freed. */
+/* Code objects that the tracer knows: sets of eight by a hash of the address. The recorder adds what it has
+   recorded and takes out what is freed; the tracer adds what it has looked at itself. */
 #define TM_CODE_SETS 8192u
 #define TM_CODE_WAYS 8u
 #define TM_CODE_BITS (1u << 18) /* of a filter before the sets: whether a code object may hash there */
@@ -115,6 +131,7 @@ struct tm_ring_head {
 	_Alignas(64) uint64_t head; /* position behind the last reserved byte; the thread's */
 	uint64_t abandoned; /* records before it that are not committed never will be: their thread has jumped
 			       away */
+	uint64_t thread_pointer;    /* the thread's */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
 	uint64_t looked;	    /* looks before it were answered; the tracer's */
 };
@@ -145,6 +162,10 @@ struct tm_recorder_python {
 	uint16_t thread_id, thread_frame, has_cframe, cframe_frame;
 	uint16_t frame_code, frame_back, frame_instruction, frame_lineno, frame_trace, frame_owner;
 	uint16_t code_instructions, code_first_traceable;
+	uint16_t code_size; /* bytes of a code object that are worth a copy */
+	uint16_t code_filename, code_name, code_lines;
+	uint16_t unicode_length, unicode_state, unicode_ascii, unicode_compact;
+	uint16_t bytes_size, bytes_data;
 };
 
 /* A thread that records: entry i has ring i. */

@@ -15,7 +15,7 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 		.size = event->size,
 		.time = session->now_ns,
 	};
-	if (event->thread_pointer)
+	if (event->recorded || event->thread_pointer)
 		return tm_python_traceback(session, event, &allocation->traceback);
 	return tm_stacks_traceback(session, event->thread, &event->capture, &allocation->traceback);
 }

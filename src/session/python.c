@@ -139,6 +139,17 @@ static struct tm_recorder_python recipe_of(const struct tm_session *session)
 		.frame_owner = layout->frame_owner,
 		.code_instructions = layout->code_instructions,
 		.code_first_traceable = layout->code_first_traceable,
+		.code_size = (uint16_t)tm_code_object_size(layout),
+		.code_filename = layout->code_filename,
+		.code_name =
+			layout->code_qualname != TM_PYTHON_ABSENT ? layout->code_qualname : layout->code_name,
+		.code_lines = layout->code_lines,
+		.unicode_length = layout->unicode_length,
+		.unicode_state = layout->unicode_state,
+		.unicode_ascii = layout->unicode_ascii,
+		.unicode_compact = layout->unicode_compact,
+		.bytes_size = layout->bytes_size,
+		.bytes_data = layout->bytes_data,
 	};
 }
 
@@ -181,7 +192,11 @@ static struct tm_error *choose_pads(struct tm_session *session)
 
 	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT)
 		return NULL;
-	err = install_recorder(session);
+	err = session->config->nframe > TM_RECORD_FRAMES_MAX
+		      ? tm_error_create(TM_ERROR_UNSUPPORTED,
+					"a record has room for %u frames, --nframe wants %u",
+					TM_RECORD_FRAMES_MAX, session->config->nframe)
+		      : install_recorder(session);
 	if (!err)
 		return take_breakpoints_away(session);
 	if (session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
@@ -424,6 +439,10 @@ static struct tm_error *take_record(void *context, unsigned ring, const struct t
 	const struct tm_thread *thread = tm_recording_thread(python->recording, ring, &pointer);
 	struct tm_error *err = NULL;
 
+	if (record->kind == TM_RECORD_CODE)
+		return tm_codes_learn(&python->stacks.codes, (const struct tm_record_code *)record)
+			       ? NULL
+			       : tm_error_out_of_memory();
 	if (record->flags & TM_RECORD_LOOK)
 		err = look(python, (const struct tm_record_block *)record);
 	return err ? err : tm_slot_probe_record(python->slots, thread, pointer, record);
