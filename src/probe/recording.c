@@ -108,28 +108,61 @@ static struct tm_error *call(struct tm_recording *recording, const char *what, l
 	return err;
 }
 
-/* Is it this program's recorder, and has every thread left it? */
-static bool is_free_region(struct tm_recording *recording, uint64_t start)
+static bool holds_recorder(struct tm_recording *recording, uint64_t start)
+{
+	uint8_t code[TM_RECORDER_CODE_SIZE];
+	struct tm_error *err = tm_target_read(recording->target, start, code, recording->image.size);
+	bool same = !err && memcmp(code, recording->image.bytes, recording->image.size) == 0;
+
+	tm_error_destroy(err);
+	return same;
+}
+
+/* Is a thread on its way in, or out? */
+static bool is_entered(struct tm_recording *recording, uint64_t start)
+{
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(recording->target, &i));) {
+		struct tm_error *err = tm_target_fetch_regs(recording->target, thread);
+		bool entered = err || thread->regs.value[recording->target->arch->pc] - start <
+					      TM_RECORDER_CODE_SIZE;
+
+		tm_error_destroy(err);
+		if (entered)
+			return true;
+	}
+	return false;
+}
+
+/* Takes over a recorder of an earlier trace if every thread has left it. A tracer that was killed may have
+ * left its rings. */
+static struct tm_error *take_over(struct tm_recording *recording, uint64_t start, bool *taken)
 {
 	_cleanup_free_ struct tm_control *control = malloc(sizeof(*control));
-	uint8_t code[TM_RECORDER_CODE_SIZE];
-	struct tm_error *err = tm_target_read(recording->target, start, code, sizeof(TM_RECORDER_MAGIC));
+	const uint32_t off = 0;
+	int64_t result;
+	struct tm_error *err;
 
-	if (!err && memcmp(code, TM_RECORDER_MAGIC, sizeof(TM_RECORDER_MAGIC)) != 0)
-		return false;
-	if (!err)
-		err = tm_target_read(recording->target, start, code, recording->image.size);
-	if (!err && control)
-		err = tm_target_read(recording->target, start + TM_RECORDER_CODE_SIZE, control,
-				     sizeof(*control));
-	if (err || !control || memcmp(code, recording->image.bytes, recording->image.size) != 0) {
-		tm_error_destroy(err);
-		return false;
-	}
+	*taken = false;
+	if (!control)
+		return tm_error_out_of_memory();
+	err = tm_target_read(recording->target, start + TM_RECORDER_CODE_SIZE, control, sizeof(*control));
+	if (err)
+		return err;
 	for (unsigned i = 0; i < TM_RINGS; i++)
 		if (control->threads[i].inside)
-			return false;
-	return true;
+			return NULL;
+	if (is_entered(recording, start))
+		return NULL;
+	recording->region = start;
+	*taken = true;
+	err = tm_target_write(recording->target, CONTROL(recording, enabled), &off, sizeof(off));
+	if (err || !control->shared)
+		return err;
+	const uint64_t rings[6] = {control->shared, TM_SHARED_SIZE};
+
+	return call(recording, "unmap the rings of an earlier trace", SYS_munmap, rings, &result);
 }
 
 static struct tm_error *adopt_region(struct tm_recording *recording)
@@ -139,11 +172,13 @@ static struct tm_error *adopt_region(struct tm_recording *recording)
 
 	for (size_t i = 0; !err && i < mappings.count; i++) {
 		const struct tm_mapping *mapping = &mappings.items[i];
+		bool taken = false;
 
 		if (mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
 		    mapping->end - mapping->start == TM_RECORDER_CODE_SIZE &&
-		    is_free_region(recording, mapping->start)) {
-			recording->region = mapping->start;
+		    holds_recorder(recording, mapping->start))
+			err = take_over(recording, mapping->start, &taken);
+		if (taken) {
 			tm_log_info("recorder: at 0x%" PRIx64 ", of an earlier trace", recording->region);
 			break;
 		}
@@ -240,14 +275,17 @@ static struct tm_error *create_file(struct tm_recording *recording)
 	return tm_error_first(err, call(recording, "close the memory file", SYS_close, close, &result));
 }
 
-static void unmap_theirs(struct tm_recording *recording)
+static struct tm_error *unmap_theirs(struct tm_recording *recording)
 {
-	const uint64_t all[6] = {recording->shared, TM_SHARED_SIZE};
+	const uint64_t all[6] = {recording->shared, TM_SHARED_SIZE}, nowhere = 0;
 	int64_t result;
+	struct tm_error *err;
 
-	if (recording->shared)
-		tm_error_destroy(call(recording, "unmap the rings", SYS_munmap, all, &result));
+	if (!recording->shared)
+		return NULL;
 	recording->shared = 0;
+	err = tm_target_write(recording->target, CONTROL(recording, shared), &nowhere, sizeof(nowhere));
+	return err ? err : call(recording, "unmap the rings", SYS_munmap, all, &result);
 }
 
 /* ---- in place ---- */
@@ -334,7 +372,7 @@ struct tm_error *tm_recording_install(struct tm_recording *recording, const stru
 	if (!err)
 		err = tm_watchdog_start(&shared_words(recording)->enabled, &recording->dismiss);
 	if (err) {
-		unmap_theirs(recording);
+		tm_error_destroy(unmap_theirs(recording));
 		unmap_ours(recording);
 	}
 	return err;
@@ -394,10 +432,9 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording)
 			break;
 		err = let_run(recording);
 	}
-	if (inside)
-		tm_log_info("recorder: a thread is still inside, its rings stay");
-	else
-		unmap_theirs(recording);
+	if (!inside)
+		return tm_error_first(err, unmap_theirs(recording));
+	tm_log_info("recorder: a thread is still inside, its rings stay");
 	return err;
 }
 

@@ -207,13 +207,13 @@ static inline bool begin(struct writer *writer, uint64_t sp)
 	if (!thread)
 		return false;
 	writer->thread = thread;
-	writer->ring = head_of((unsigned)(thread - control->threads));
 	inside = thread->inside;
 	writer->nested = inside > sp;
 	if (!writer->nested)
 		store(&thread->inside, sp);
 	__asm__ volatile("" ::: "memory");
 	if (__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE)) {
+		writer->ring = head_of((unsigned)(thread - control->threads));
 		if (__builtin_expect(thread->is_new != 0, 0))
 			take_ring(writer);
 		else if (inside && !writer->nested)
