@@ -88,6 +88,9 @@ static struct tm_error *emit_block(struct tm_probe *probe, struct tm_thread *thr
 				   uint64_t address)
 {
 	struct tm_memory memory = tm_target_memory(probe->config.target);
+	/* What lies above the call's frame has not changed since its entry, so that more of it can be read now. */
+	const struct tm_capture capture = {call->regs, call->regs.value[probe->config.target->arch->sp],
+					   call->stack, call->stack_size, &memory};
 	struct tm_event event = {
 		.kind = call->row->kind == TM_RESIZES && call->old ? TM_EVENT_RESIZE_END : TM_EVENT_ALLOCATE,
 		.domain = TM_DOMAIN_NATIVE,
@@ -96,10 +99,7 @@ static struct tm_error *emit_block(struct tm_probe *probe, struct tm_thread *thr
 		.old_address = call->old,
 		.size = call->size,
 		.scratch = call->scratch,
-		/* What lies above the call's frame has not changed since its entry, so that more of it can be
-		   read now. */
-		.capture = {call->regs, call->regs.value[probe->config.target->arch->sp], call->stack,
-			    call->stack_size, &memory},
+		.capture = &capture,
 	};
 
 	return emit(probe, &event);

@@ -17,7 +17,7 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 	};
 	if (event->recorded || event->thread_pointer)
 		return tm_python_traceback(session, event, &allocation->traceback);
-	return tm_stacks_traceback(session, event->thread, &event->capture, &allocation->traceback);
+	return tm_stacks_traceback(session, event->thread, event->capture, &allocation->traceback);
 }
 
 static struct tm_error *take_block(struct tm_session *session, const struct tm_event *event)

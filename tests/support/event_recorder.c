@@ -17,11 +17,11 @@ static struct tm_error *take(void *context, const struct tm_event *event)
 		.size = event->size,
 		.nested = event->nested,
 		.tid = event->thread->tid,
-		.regs = event->capture.regs,
-		.start = event->capture.start,
+		.regs = event->capture ? event->capture->regs : (struct tm_regs){{0}},
+		.start = event->capture ? event->capture->start : 0,
 	};
-	if (event->capture.size >= sizeof(one->first_word))
-		memcpy(&one->first_word, event->capture.bytes, sizeof(one->first_word));
+	if (event->capture && event->capture->size >= sizeof(one->first_word))
+		memcpy(&one->first_word, event->capture->bytes, sizeof(one->first_word));
 	if (event->kind == TM_EVENT_RESIZE_BEGIN)
 		memset(event->scratch, event->thread->tid, TM_EVENT_SCRATCH);
 	else if (event->scratch)
