@@ -21,6 +21,8 @@ static const char help[] =
 	"      --domain NAME    what is traced: native allocators [native], or with python those of a "
 	"CPython\n"
 	"                       interpreter (3.8 to 3.13), as its own tracemalloc would\n"
+	"      --probe HOW      how Python's calls are caught: by pads that record where possible [auto], else\n"
+	"                       an error [pad], or by stops [breakpoint]\n"
 	"      --skip GLOB      functions whose names match are allocator wrappers: they own no line;\n"
 	"                       may be given several times\n"
 	"      --limit N        lines that are printed at the end [10]\n"

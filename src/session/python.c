@@ -114,6 +114,20 @@ const struct tm_named_frames *tm_python_named_frames(const struct tm_session *se
 
 /* ---- finding and arming ---- */
 
+/* The way to a library's thread-local variables is glibc's: another C library has another vector (musl: dtv
+ * without generations). */
+static bool has_glibc(const struct tm_session *session)
+{
+	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
+		const struct tm_module *module = tm_module_map_get(session->modules, i);
+		const char *soname = module->loaded ? tm_module_soname(module) : NULL;
+
+		if (soname && strcmp(soname, "libc.so.6") == 0)
+			return true;
+	}
+	return false;
+}
+
 /* What the recorder must know to read frames. */
 static struct tm_recorder_python recipe_of(const struct tm_session *session)
 {
@@ -121,6 +135,8 @@ static struct tm_recorder_python recipe_of(const struct tm_session *session)
 	const struct tm_python_layout *layout = &python->interpreter.layout;
 	struct tm_current_state state = tm_current_state_find(&python->interpreter, &python->memory);
 
+	if (state.kind == TM_STATE_MODULE && !has_glibc(session))
+		state.kind = TM_STATE_UNKNOWN; /* the tracer looks at each stack itself */
 	return (struct tm_recorder_python){
 		.minor = layout->minor,
 		.state_kind = state.kind,
