@@ -27,7 +27,14 @@ struct plant {
 };
 
 /* Slots: table * 4 + function. */
-enum { PLANT_RAW_MALLOC = 0, PLANT_MALLOC = 4, PLANT_REALLOC = 6, PLANT_FREE = 7 };
+enum {
+	PLANT_RAW_MALLOC = 0,
+	PLANT_RAW_REALLOC = 2,
+	PLANT_RAW_FREE = 3,
+	PLANT_MALLOC = 4,
+	PLANT_REALLOC = 6,
+	PLANT_FREE = 7
+};
 
 #define need(condition) plant_need(condition, #condition, __FILE__, __LINE__)
 void plant_need(bool condition, const char *text, const char *file, int line);

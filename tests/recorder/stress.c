@@ -63,9 +63,9 @@ static void resize(struct worker *worker, struct address *address, uint64_t bloc
 {
 	const struct plant *plant = worker->run->plant;
 
-	plant->enter(block, PLANT_REALLOC);
+	plant->enter(block, PLANT_RAW_REALLOC);
 	worker->frame.instruction = (int32_t)++address->version;
-	plant->leave(block, address->version, block, PLANT_REALLOC);
+	plant->leave(block, address->version, block, PLANT_RAW_REALLOC);
 	worker->calls += 2;
 }
 
@@ -74,16 +74,16 @@ static void call(struct worker *worker, struct address *address, uint64_t block,
 	const struct plant *plant = worker->run->plant;
 
 	if (random % 64 == 0) {
-		plant->leave(0, 1, 0, PLANT_MALLOC);
+		plant->leave(0, 1, 0, PLANT_RAW_MALLOC);
 	} else if (!address->live) {
 		worker->frame.instruction = (int32_t)++address->version;
-		plant->leave(block, address->version, 0, PLANT_MALLOC);
+		plant->leave(block, address->version, 0, PLANT_RAW_MALLOC);
 		address->live = true;
 	} else if (random % 4 == 1) {
 		resize(worker, address, block);
 		return;
 	} else {
-		plant->enter(block, PLANT_FREE);
+		plant->enter(block, PLANT_RAW_FREE);
 		address->live = false;
 	}
 	worker->calls++;
@@ -111,7 +111,7 @@ static void on_timer(int signal)
 
 	(void)signal;
 	if (worker->handler_calls & 1)
-		worker->run->plant->enter(block, PLANT_FREE);
+		worker->run->plant->enter(block, PLANT_RAW_FREE);
 	else
 		worker->run->plant->leave(block, 1, 0, PLANT_RAW_MALLOC);
 	worker->handler_calls = worker->handler_calls + 1;
