@@ -149,16 +149,17 @@ static void expect(const char *wanted)
 	cr_expect_str_eq(numbers(), wanted);
 }
 
-/* Passes until the reader has held for `ms` milliseconds. */
+/* A pass that sees what is stuck, and one when the reader has held for long enough. */
 static void pass_for(unsigned ms)
 {
 	struct timespec begin, now;
 
+	pass();
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	do {
-		pass();
+	do
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 <= (long)ms);
+	while ((now.tv_sec - begin.tv_sec) * 1000000000 + now.tv_nsec - begin.tv_nsec < (long)ms * 1000000);
+	pass();
 }
 
 Test(ring_reader, nothing_is_given_of_rings_that_were_never_used)
