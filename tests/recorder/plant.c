@@ -98,6 +98,15 @@ static const struct tm_recorder_python python = {
 	.frame_instruction = offsetof(struct plant_frame, instruction),
 	.frame_lineno = offsetof(struct plant_frame, line),
 	.frame_trace = offsetof(struct plant_frame, trace),
+	.code_size = sizeof(struct plant_code_object),
+	.code_filename = offsetof(struct plant_code_object, filename),
+	.code_name = offsetof(struct plant_code_object, name),
+	.code_lines = offsetof(struct plant_code_object, lines),
+	.unicode_length = offsetof(struct plant_text, length),
+	.unicode_state = offsetof(struct plant_text, state),
+	.unicode_ascii = offsetof(struct plant_text, text),
+	.bytes_size = offsetof(struct plant_bytes, size),
+	.bytes_data = offsetof(struct plant_bytes, bytes),
 };
 
 void plant_open(struct plant *plant, enum plant_code code)
@@ -159,4 +168,16 @@ void plant_leave_interpreter(void)
 uint64_t plant_state(void)
 {
 	return (uint64_t)&state;
+}
+
+#define STATE_ASCII (1u << 6 | 1u << 5 | 1u << 2) /* ascii, compact, kind 1 (PyASCIIObject.state) */
+
+void plant_make_code(struct plant_code_object *code, bool unusual)
+{
+	static const struct plant_text filename = {7, STATE_ASCII, "file.py"},
+				       name = {4, STATE_ASCII, "name"}, not_compact = {4, 1u << 2, "name"};
+	static const struct plant_bytes lines = {4, "line"};
+
+	*code = (struct plant_code_object){.filename = &filename, .lines = &lines};
+	code->name = unusual ? &not_compact : &name;
 }

@@ -56,6 +56,27 @@ struct plant_frame {
 	int32_t instruction, line;
 };
 
+/* A code object, with what it is told by. */
+struct plant_text {
+	uint64_t length;
+	uint32_t state;
+	char text[12];
+};
+
+struct plant_bytes {
+	uint64_t size;
+	char bytes[8];
+};
+
+struct plant_code_object {
+	const struct plant_text *filename, *name;
+	const struct plant_bytes *lines;
+	uint64_t unused;
+};
+
+/* `unusual`: of a form that the recorder does not know, so that the tracer has to look. */
+void plant_make_code(struct plant_code_object *code, bool unusual);
+
 /* The calling thread gets an interpreter state, whose newest frame is this (NULL: none).
    plant_leave_interpreter: it has none any more. */
 void plant_enter_interpreter(const struct plant_frame *newest);

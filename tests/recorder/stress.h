@@ -17,16 +17,17 @@ struct stress {
 	unsigned calls;	      /* of each, at least */
 	unsigned addresses;   /* at most 4096 */
 	unsigned handler_us;  /* a timer of each thread, whose handler records too; 0: none */
-	unsigned codes;	      /* so many code objects are met, which the tracer does not know at first */
-	bool signal_stacks;   /* handlers run on stacks of their own, above the threads' */
-	bool slow_reader;     /* gives room back in small pieces, so that threads wait */
-	bool leave_rings;     /* between generations the rings of gone threads are let go */
+	unsigned codes; /* so many code objects are met, at least 1; a quarter of them has to be looked at */
+	bool signal_stacks; /* handlers run on stacks of their own, above the threads' */
+	bool slow_reader;   /* gives room back in small pieces, so that threads wait */
+	bool leave_rings;   /* between generations the rings of gone threads are let go */
 };
 
 struct stress_result {
 	uint64_t calls, handler_calls; /* that were made */
-	uint64_t given, looks;
-	uint64_t wrong; /* records that should not have come when they came */
+	uint64_t given;		       /* records of calls */
+	uint64_t looks, told;	       /* told: records of code */
+	uint64_t wrong;		       /* records that should not have come when they came */
 	char first_wrong[160];
 };
 

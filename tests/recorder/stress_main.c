@@ -10,12 +10,14 @@ static const struct {
 	const char *name;
 	struct stress stress;
 } runs[] = {
-	{"threads", {.threads = 4, .generations = 1, .calls = 30000, .addresses = 64}},
-	{"waiting", {.threads = 3, .generations = 1, .calls = 30000, .addresses = 64, .slow_reader = true}},
+	{"threads", {.threads = 4, .generations = 1, .calls = 30000, .addresses = 64, .codes = 1}},
+	{"waiting",
+	 {.threads = 3, .generations = 1, .calls = 30000, .addresses = 64, .codes = 1, .slow_reader = true}},
 	{"looks", {.threads = 3, .generations = 1, .calls = 5000, .addresses = 64, .codes = 20000}},
-	{"handlers", {.threads = 3, .generations = 1, .calls = 30000, .addresses = 64, .handler_us = 500}},
+	{"handlers",
+	 {.threads = 3, .generations = 1, .calls = 30000, .addresses = 64, .codes = 1, .handler_us = 500}},
 	{"generations",
-	 {.threads = 4, .generations = 40, .calls = 200, .addresses = 64, .leave_rings = true}},
+	 {.threads = 4, .generations = 40, .calls = 200, .addresses = 64, .codes = 1, .leave_rings = true}},
 };
 
 static bool succeeds(const struct stress *stress)

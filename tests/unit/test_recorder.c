@@ -23,7 +23,7 @@
 #define OUTER	   UINT64_C(0x1000000)
 #define NESTED	   UINT64_C(0x2000000)
 #define AFTERWARDS UINT64_C(0x3000000)
-#define CODE	   UINT64_C(0x700000)
+#define CODE(i)	   ((uint64_t)&scene.codes[i])
 #define STACK	   (64u << 10)
 #define SEEN	   4096u
 #define INT3	   0xcc
@@ -34,6 +34,8 @@ enum happening { HANDLER_RECORDS, JUMPS_OUT, IS_DISABLED, LOSES_ITS_RINGS };
 static struct scene {
 	struct plant plant;
 	struct plant_frame frame;
+	struct plant_code_object codes[3]; /* the last is unusual */
+	size_t told;			   /* records of code */
 	struct tm_record_sink sink;
 	uint64_t seen[SEEN], kinds[SEEN];
 	size_t seen_count, passed;
@@ -51,6 +53,10 @@ static struct scene {
 static struct tm_error *see(void *context, unsigned ring, const struct tm_record_header *record)
 {
 	(void)context, (void)ring;
+	if (record->kind == TM_RECORD_CODE) {
+		scene.told++;
+		return NULL;
+	}
 	cr_assert_lt(scene.seen_count, SEEN);
 	scene.kinds[scene.seen_count] = record->kind;
 	scene.seen[scene.seen_count++] = ((const struct tm_record_free *)record)->block;
@@ -140,9 +146,11 @@ static void clear_trap_flag(void)
 static void begin_scene(void)
 {
 	plant_open(&scene.plant, PLANT_IMAGE);
-	scene.frame.code = CODE;
+	for (unsigned i = 0; i < 3; i++)
+		plant_make_code(&scene.codes[i], i == 2);
+	scene.frame.code = CODE(0);
 	plant_enter_interpreter(&scene.frame);
-	tm_shared_add_code(scene.plant.shared, CODE);
+	tm_shared_add_code(scene.plant.shared, CODE(0));
 	scene.sink.record = see;
 	scene.seen_count = 0;
 }
@@ -368,15 +376,15 @@ Test(recorder, nothing_is_touched_while_the_thread_is_not_inside)
 
 Test(recorder, what_a_record_says)
 {
-	struct plant_frame older = {.code = CODE + 32, .instruction = 9};
+	struct plant_frame older = {.code = CODE(1), .instruction = 9};
 	const struct tm_record_block *record;
 	struct tm_ring_head *head;
 	unsigned ring;
 
 	begin_scene();
-	scene.frame = (struct plant_frame){.code = CODE, .instruction = 7, .back = (uint64_t)&older};
+	scene.frame = (struct plant_frame){.code = CODE(0), .instruction = 7, .back = (uint64_t)&older};
 	scene.plant.control->python.nframe = 8;
-	tm_shared_add_code(scene.plant.shared, CODE + 32);
+	tm_shared_add_code(scene.plant.shared, CODE(1));
 	cr_expect_eq(scene.plant.leave(OUTER, 10007, NESTED, PLANT_REALLOC), OUTER, "the block is passed on");
 	ring = (unsigned)(plant_thread(&scene.plant) - scene.plant.control->threads);
 	head = plant_ring(&scene.plant, ring);
@@ -390,9 +398,9 @@ Test(recorder, what_a_record_says)
 	cr_expect_eq(record->old, NESTED);
 	cr_expect_eq(record->frame_count, 2);
 	cr_expect_eq(record->frame_total, 2);
-	cr_expect_eq(record->frames[0].code, CODE);
+	cr_expect_eq(record->frames[0].code, CODE(0));
 	cr_expect_eq(record->frames[0].instruction, 7);
-	cr_expect_eq(record->frames[1].code, CODE + 32);
+	cr_expect_eq(record->frames[1].code, CODE(1));
 	cr_expect_eq(record->frames[1].instruction, 9);
 	plant_close(&scene.plant);
 }
@@ -405,23 +413,43 @@ static void *look(void *stop)
 	return NULL;
 }
 
+static void expect_told(size_t told, uint64_t looks)
+{
+	drain();
+	cr_expect_eq(scene.told, told);
+	cr_expect_eq(scene.plant.shared->doorbell, looks);
+}
+
 /* Freed code is unknown again. */
-Test(recorder, code_is_known_until_it_is_freed)
+Test(recorder, code_is_told_once_until_it_is_freed)
+{
+	begin_scene();
+	scene.frame.code = CODE(1);
+	for (unsigned i = 0; i < 3; i++)
+		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	expect_told(1, 0);
+	scene.plant.enter(CODE(1), PLANT_FREE);
+	for (unsigned i = 0; i < 3; i++)
+		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	expect_told(2, 0);
+	plant_close(&scene.plant);
+}
+
+Test(recorder, the_tracer_looks_at_unusual_code_and_at_threads_without_a_state)
 {
 	bool stop = false;
 	pthread_t reader;
-	uint64_t before;
 
 	begin_scene();
+	scene.frame.code = CODE(2);
 	cr_assert_eq(pthread_create(&reader, NULL, look, &stop), 0);
-	before = scene.plant.shared->doorbell;
-	scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
-	cr_expect_eq(scene.plant.shared->doorbell, before);
-	scene.plant.enter(CODE, PLANT_FREE);
-	scene.plant.leave(OUTER + 16, 1, 0, PLANT_MALLOC);
-	cr_expect_eq(scene.plant.shared->doorbell, before + 1, "it waited for a look");
-	scene.plant.leave(OUTER + 32, 1, 0, PLANT_MALLOC);
-	cr_expect_eq(scene.plant.shared->doorbell, before + 1);
+	for (unsigned i = 0; i < 3; i++)
+		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	cr_expect_eq(scene.plant.shared->doorbell, 1, "the sink makes it known");
+	plant_leave_interpreter();
+	for (unsigned i = 0; i < 3; i++)
+		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	cr_expect_eq(scene.plant.shared->doorbell, 4);
 	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
 	pthread_join(reader, NULL);
 	plant_close(&scene.plant);
@@ -435,7 +463,7 @@ Test(recorder, more_code_than_a_set_holds_takes_others_places)
 	begin_scene();
 	shared = scene.plant.shared;
 	for (uint64_t code = 16, count = 0; count < 100; code += 16) {
-		if (tm_code_set(code) != tm_code_set(CODE))
+		if (tm_code_set(code) != tm_code_set(CODE(0)))
 			continue;
 		tm_shared_add_code(shared, code);
 		tm_shared_add_code(shared, code);
@@ -446,7 +474,7 @@ Test(recorder, more_code_than_a_set_holds_takes_others_places)
 		cr_assert_eq(known, 1);
 	}
 	for (unsigned i = 0; i < TM_CODE_WAYS; i++)
-		cr_expect_neq(shared->codes[tm_code_set(CODE)][i], 0);
+		cr_expect_neq(shared->codes[tm_code_set(CODE(0))][i], 0);
 	plant_close(&scene.plant);
 }
 

@@ -481,7 +481,8 @@ static const struct {
 	uint64_t size, reserved;
 } senseless[] = {
 	{0, 0, 32, 32},
-	{TM_RECORD_OBJECT + 1, 0, 32, 32},
+	{TM_RECORD_CODE + 1, 0, 32, 32},
+	{TM_RECORD_CODE, 0, 16, 32},
 	{255, 0, 32, 32},
 	{TM_RECORD_FREE, 4, 32, 32},
 	{TM_RECORD_FREE, 0, 16, 32},
@@ -516,6 +517,38 @@ Test(ring_reader, more_frames_than_a_record_holds_close_its_ring)
 	record->frame_count = UINT32_MAX;
 	put(1, SOON, 1);
 	expect_closed();
+}
+
+static const struct {
+	uint64_t count, size;
+	bool broken;
+} pieces[] = {
+	{0, 0, false},
+	{1, 0, false},
+	{1, 16, false},
+	{1, 17, true},
+	{1, UINT64_MAX, true},
+	{2, 0, false},
+	{UINT64_MAX / 2, 0, true},
+};
+
+Test(ring_reader, pieces_of_code_lie_in_their_record)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(pieces); i++) {
+		uint64_t size = sizeof(struct tm_record_code) + 2 * sizeof(struct tm_record_piece);
+		struct tm_record_code *record = (struct tm_record_code *)place(0, reserve(0, size));
+
+		record->header.time = SOON;
+		record->piece_count = pieces[i].count;
+		((struct tm_record_piece *)record->pieces)->size = pieces[i].size;
+		commit(0, 0, TM_RECORD_CODE, 0, size);
+		pass();
+		cr_expect_eq(scene.passed, !pieces[i].broken, "row %zu", i);
+		cr_expect_eq(tm_ring_reader_broken(scene.reader), pieces[i].broken, "row %zu", i);
+		tear_down();
+		memset(&scene, 0, sizeof(scene));
+		set_up();
+	}
 }
 
 Test(ring_reader, a_record_across_the_end_closes_its_ring)
