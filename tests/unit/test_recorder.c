@@ -86,12 +86,23 @@ static size_t times_seen(uint64_t number)
 	return count;
 }
 
+static uint64_t where_inside(void)
+{
+	struct tm_recorder_thread *thread = plant_thread(&scene.plant);
+
+	return thread ? thread->inside : 0;
+}
+
 static void happen(void)
 {
+	uint64_t inside;
+
 	switch (scene.happening) {
 
 	case HANDLER_RECORDS:
+		inside = where_inside();
 		scene.plant.leave(NESTED + scene.at * 16, 1, 0, PLANT_MALLOC);
+		cr_expect(!inside || where_inside() == inside, "the outer call is still inside");
 		pass(); /* while the outer call stands still */
 		break;
 	case JUMPS_OUT:
@@ -101,7 +112,7 @@ static void happen(void)
 		break;
 	case LOSES_ITS_RINGS:
 		scene.plant.control->enabled = 0;
-		if (plant_thread(&scene.plant) && plant_thread(&scene.plant)->inside)
+		if (where_inside())
 			break;
 		scene.taken++;
 		cr_assert_eq(mprotect(scene.plant.target, TM_SHARED_SIZE, PROT_NONE), 0);
@@ -164,8 +175,10 @@ static void trap(void (*handler)(int, siginfo_t *, void *), int flags)
 
 static void call(uint64_t block)
 {
-	if (scene.fresh)
+	if (scene.fresh) {
 		memset(scene.plant.control->threads, 0, sizeof(scene.plant.control->threads));
+		memset(scene.plant.shared->used, 0, sizeof(scene.plant.shared->used));
+	}
 	scene.plant.leave(block, 1, 0, PLANT_MALLOC);
 }
 
@@ -223,7 +236,7 @@ static void expect_handlers_to_be_nested(bool fresh, int flags)
 	expect_once("the interrupted call", OUTER);
 	expect_once("the handler's", NESTED);
 	cr_expect_eq(tm_ring_reader_abandoned(scene.plant.reader), 0);
-	cr_expect_eq(plant_thread(&scene.plant)->inside, 0);
+	cr_expect_eq(where_inside(), 0);
 	plant_close(&scene.plant);
 }
 
@@ -276,11 +289,18 @@ Test(recorder, a_jump_out_is_noticed_by_a_call_from_the_same_depth)
 		call(AFTERWARDS + at * 16);
 		pass();
 		cr_expect_eq(times_seen(AFTERWARDS + at * 16), 1, "behind a jump out at %u", at);
-		cr_expect_eq(plant_thread(&scene.plant)->inside, 0, "behind a jump out at %u", at);
+		cr_expect_eq(where_inside(), 0, "behind a jump out at %u", at);
 	}
 	expect_at_most_once(OUTER);
 	cr_expect_gt(tm_ring_reader_abandoned(scene.plant.reader), 0);
 	plant_close(&scene.plant);
+}
+
+static bool is_announced(void)
+{
+	unsigned ring = (unsigned)(plant_thread(&scene.plant) - scene.plant.control->threads);
+
+	return scene.plant.shared->used[ring / 64] >> ring % 64 & 1;
 }
 
 static void expect_jumps_to_be_survived(bool fresh, bool may_sleep, void (*next_call)(uint64_t))
@@ -291,6 +311,7 @@ static void expect_jumps_to_be_survived(bool fresh, bool may_sleep, void (*next_
 	for (unsigned at = 0; at < scene.place_count; at++) {
 		call_through(JUMPS_OUT, at);
 		next_call(AFTERWARDS + at * 16);
+		cr_expect(is_announced(), "behind a jump out at %u", at);
 	}
 	drain();
 	expect_once("the next call", AFTERWARDS);
