@@ -5,8 +5,8 @@
  *
  * It is compiled to one position-independent piece without a library, without data of its own but the control
  * page behind its code, and without vector registers. It allocates nothing, takes no lock, and makes no
- * system call but to sleep while the tracer is behind. It may be interrupted at any instruction by a signal
- * whose handler comes here again, and left at any by siglongjmp.
+ * system call but to sleep while the tracer is behind, and to ask for the signal stack. It may be interrupted
+ * at any instruction by a signal whose handler comes here again, and left at any by siglongjmp.
  */
 #include "recorder/shared.h"
 
@@ -41,11 +41,23 @@ static inline uint64_t thread_pointer(void)
 	return pointer;
 }
 
+#if defined(__SANITIZE_THREAD__)
+#define TM_SEEN_BY_TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TM_SEEN_BY_TSAN
+#endif
+#endif
+
 /* One instruction: a signal handler comes before it or behind it. No other thread writes the word. */
 static inline uint64_t fetch_add(uint64_t *word, uint64_t add)
 {
+#ifdef TM_SEEN_BY_TSAN /* it does not look into assembly */
+	return __atomic_fetch_add(word, add, __ATOMIC_ACQ_REL);
+#else
 	__asm__ volatile("xadd %0, %1" : "+r"(add), "+m"(*word)::"memory", "cc");
 	return add;
+#endif
 }
 
 static inline void relax(void)
@@ -55,13 +67,14 @@ static inline void relax(void)
 
 #define SYS_sched_yield 24
 #define SYS_nanosleep	35
+#define SYS_sigaltstack 131
 
-static inline void system_call(long number, const void *first)
+static inline long system_call(long number, const void *first, void *second)
 {
 	long result = number;
-	uint64_t second = 0;
 
 	__asm__ volatile("syscall" : "+a"(result), "+D"(first), "+S"(second)::"rcx", "r11", "memory");
+	return result;
 }
 
 static inline uint64_t load(const uint64_t *word)
@@ -89,36 +102,62 @@ static struct tm_shared *shared_words(void)
 static __attribute__((noinline, cold)) void give_up(void)
 {
 	struct tm_shared *shared = shared_words();
+	uint64_t never = 0; /* of threads that give up together, the first one says when */
 
-	shared->lost_time = time_stamp();
+	__atomic_compare_exchange_n(&shared->lost_time, &never, time_stamp(), false, __ATOMIC_RELEASE,
+				    __ATOMIC_RELAXED);
 	__atomic_store_n(&shared->lost, 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&shared->enabled, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
 }
 
-/* Until the tracer has brought the word to `at_least`. False: recording is over. */
+static void rest(unsigned turn)
+{
+	uint64_t pause[2] = {0, 50000}; /* struct timespec */
+
+	if (turn < 500 || !control->may_sleep)
+		relax();
+	else if (turn < 1000)
+		system_call(SYS_sched_yield, NULL, NULL);
+	else
+		system_call(SYS_nanosleep, pause, NULL);
+}
+
+/*
+ * What is waited for counts only while this thread runs: where both sides were stopped together (a job, a
+ * machine that slept), the tracer gets its time. Counters of two processors may differ by a little.
+ */
+static uint64_t spent_since(uint64_t *last)
+{
+	uint64_t now = time_stamp(), longest = control->patience / 16;
+	int64_t spent = (int64_t)(now - *last);
+
+	*last = now;
+	return spent < 0 ? 0 : (uint64_t)spent > longest ? longest : (uint64_t)spent;
+}
+
+/* Until the tracer has brought the word to `at_least`. False: recording is over (also in a child that was
+   forked in the midst of it, whose control page was wiped). */
 static __attribute__((noinline, cold)) bool wait_for(const uint64_t *word, uint64_t at_least)
 {
-	const uint64_t pause[2] = {0, 50000}; /* struct timespec */
-	uint64_t begin = time_stamp();
+	uint64_t last = time_stamp(), spent = 0;
 
-	for (unsigned i = 0; load(word) < at_least; i++) {
+	for (unsigned turn = 0;; turn++) {
+		if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
+			return false;
+		if (load(word) >= at_least)
+			return true;
 		if (!__atomic_load_n(&shared_words()->enabled, __ATOMIC_ACQUIRE)) {
 			__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
 			return false;
 		}
-		if (time_stamp() - begin > control->patience) {
+		spent += spent_since(&last);
+		if (spent > control->patience) {
 			give_up();
 			return false;
 		}
-		if (i < 500 || !control->may_sleep)
-			relax();
-		else if (i < 1000)
-			system_call(SYS_sched_yield, NULL);
-		else
-			system_call(SYS_nanosleep, pause);
+		rest(turn);
 	}
-	return true;
 }
 
 /* ---- the thread's ring ---- */
@@ -127,7 +166,7 @@ struct writer {
 	struct tm_recorder_thread *thread;
 	struct tm_ring_head *ring;
 	uint8_t *bytes;
-	bool nested; /* a signal handler's: the thread is inside already, farther up */
+	uint64_t sp;
 };
 
 static inline struct tm_ring_head *head_of(unsigned index)
@@ -152,8 +191,7 @@ static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
 			store(&thread->inside, 0);
-			thread->state = thread->tail = 0;
-			thread->is_new = 1;
+			thread->state = thread->tail = thread->has_ring = 0;
 			return thread;
 		}
 		if (present == pointer)
@@ -178,28 +216,51 @@ static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 }
 
 /* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the
-   ring. Who had the ring before is gone, and writes no more. */
-static __attribute__((noinline, cold)) void take_ring(const struct writer *writer)
+   ring. What was reserved in it before, and is not committed, never will be. */
+static __attribute__((noinline, cold)) void take_ring(struct tm_recorder_thread *thread,
+						      struct tm_ring_head *ring)
 {
-	unsigned index = (unsigned)(writer->thread - control->threads);
+	unsigned index = (unsigned)(thread - control->threads);
 
 	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
 	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
-	store(&writer->ring->abandoned, writer->ring->head);
-	store(&writer->ring->thread_pointer, writer->thread->thread_pointer);
-	writer->thread->is_new = 0;
+	store(&ring->abandoned, ring->head);
+	store(&ring->thread_pointer, thread->thread_pointer);
+	thread->has_ring = 1;
+}
+
+/* Is this a signal handler on a stack of its own? Where it may not be asked: it could be. */
+static bool is_on_signal_stack(void)
+{
+	struct {
+		void *start;
+		int flags;
+		uint64_t size;
+	} stack; /* stack_t of sigaltstack(2) */
+
+	return !control->may_sleep || system_call(SYS_sigaltstack, NULL, &stack) ||
+	       stack.flags & 1; /* SS_ONSTACK */
+}
+
+/*
+ * The thread is inside already. A handler that interrupted it is farther down, or on a stack of its own: its
+ * outer frame will go on. Else the thread has jumped out.
+ */
+static __attribute__((noinline, cold)) bool has_jumped(uint64_t inside, uint64_t sp)
+{
+	return inside <= sp && !is_on_signal_stack();
 }
 
 /*
  * `inside` is set before `enabled` is looked at, and nothing of the memory file is touched before that, so
- * that whoever has cleared `enabled` knows from `inside` when the thread has left the file alone. A thread
- * that is inside with a stack pointer below this one has jumped out: what it had reserved will not be
- * written.
+ * that whoever has cleared `enabled` knows from `inside` when the thread has left the file alone. (Not at
+ * once: the store may be visible later than the load was made. shared.h)
  */
 static inline bool begin(struct writer *writer, uint64_t sp)
 {
 	struct tm_recorder_thread *thread;
-	uint64_t inside;
+	unsigned index;
+	bool jumped;
 
 	if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
 		return false;
@@ -207,29 +268,28 @@ static inline bool begin(struct writer *writer, uint64_t sp)
 	if (!thread)
 		return false;
 	writer->thread = thread;
-	inside = thread->inside;
-	writer->nested = inside > sp;
-	if (!writer->nested)
+	writer->sp = sp;
+	jumped = __builtin_expect(thread->inside != 0, 0) && has_jumped(thread->inside, sp);
+	if (!thread->inside || jumped)
 		store(&thread->inside, sp);
 	__asm__ volatile("" ::: "memory");
-	if (__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE)) {
-		writer->ring = head_of((unsigned)(thread - control->threads));
-		if (__builtin_expect(thread->is_new != 0, 0))
-			take_ring(writer);
-		else if (inside && !writer->nested)
-			store(&writer->ring->abandoned, writer->ring->head);
-		writer->bytes = (uint8_t *)(control->shared + TM_SHARED_RINGS) +
-				(uint64_t)(thread - control->threads) * TM_RING_SIZE;
+	if (__builtin_expect(__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE) != 0, 1)) {
+		index = (unsigned)(thread - control->threads);
+		writer->ring = head_of(index);
+		writer->bytes = (uint8_t *)(control->shared + TM_SHARED_RINGS) + index * TM_RING_SIZE;
+		if (__builtin_expect(!thread->has_ring || jumped, 0))
+			take_ring(thread, writer->ring);
 		return true;
 	}
-	if (!writer->nested)
+	if (thread->inside == sp)
 		store(&thread->inside, 0);
 	return false;
 }
 
+/* The outermost frame leaves. */
 static inline void end(const struct writer *writer)
 {
-	if (!writer->nested)
+	if (__builtin_expect(writer->thread->inside == writer->sp, 1))
 		store(&writer->thread->inside, 0);
 }
 
@@ -418,7 +478,7 @@ static inline void forget_code(uint64_t block)
 	struct tm_shared *shared = shared_words();
 	uint32_t bit = tm_code_bit(block);
 
-	if (__builtin_expect(!(shared->code_filter[bit / 64] >> bit % 64 & 1), 1))
+	if (__builtin_expect(!(load(&shared->code_filter[bit / 64]) >> bit % 64 & 1), 1))
 		return;
 	for (unsigned i = 0; i < TM_CODE_WAYS; i++) {
 		uint64_t *way = &shared->codes[tm_code_set(block)][i];
@@ -616,8 +676,8 @@ ENTRY void tm_slot_enter(uint64_t block, uint64_t slot)
 
 	if (!begin(&writer, STACK_POINTER))
 		return;
-	if (block == control->last_block)
-		control->last_block = 0;
+	if (block == load(&control->last_block)) /* a raw block's thread need not hold the lock */
+		store(&control->last_block, 0);
 	forget_code(block);
 	put_free(&writer, slot % FUNCTIONS == REALLOC ? TM_RECORD_RESIZE_BEGIN : TM_RECORD_FREE, block);
 	end(&writer);
@@ -635,11 +695,11 @@ static inline void find_stack(struct writer *writer, bool raw, struct stack *sta
 /* The callers hold the interpreter's lock. */
 static inline void remember_block(uint64_t block, uint64_t size, const struct stack *stack)
 {
-	control->last_block = stack->known ? block : 0;
 	control->last_size = size;
 	control->last_code = stack->top.code;
 	control->last_instruction = stack->top.instruction;
 	control->last_total = stack->total;
+	store(&control->last_block, stack->known ? block : 0);
 }
 
 ENTRY uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64_t slot)
@@ -664,10 +724,10 @@ ENTRY uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64
 /* An object stands at its block's beginning, or behind what CPython puts before it: 16 or 32 bytes. */
 static inline bool is_in_last_block(uint64_t object, const struct stack *stack)
 {
-	uint64_t before = object - control->last_block;
+	uint64_t last = load(&control->last_block), before = object - last;
 
-	return (before == 0 || before == 16 || before == 32) && before < control->last_size &&
-	       control->last_block && stack->known && stack->top.code == control->last_code &&
+	return (before == 0 || before == 16 || before == 32) && before < control->last_size && last &&
+	       stack->known && stack->top.code == control->last_code &&
 	       stack->top.instruction == control->last_instruction && stack->total == control->last_total &&
 	       python->nframe == 1;
 }

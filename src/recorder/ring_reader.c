@@ -145,6 +145,36 @@ static inline bool frames_fit(const struct tm_record_header *header, uint64_t si
 	return sizeof(struct tm_record_block) + count * sizeof(struct tm_record_frame) <= size;
 }
 
+static __attribute__((noinline)) bool pieces_fit(const struct tm_record_header *header, uint64_t size)
+{
+	const struct tm_record_code *record = (const struct tm_record_code *)header;
+	uint64_t left = size - sizeof(*record);
+	const uint8_t *place = record->pieces;
+
+	for (uint64_t i = 0; i < record->piece_count; i++) {
+		uint64_t bytes;
+
+		if (left < sizeof(struct tm_record_piece))
+			return false;
+		left -= sizeof(struct tm_record_piece);
+		bytes = ((const struct tm_record_piece *)place)->size;
+		if (bytes > left || ((bytes + 7) & ~UINT64_C(7)) > left)
+			return false;
+		bytes = (bytes + 7) & ~UINT64_C(7);
+		left -= bytes;
+		place += sizeof(struct tm_record_piece) + bytes;
+	}
+	return true;
+}
+
+/* Does what the record counts lie within it? */
+static inline bool parts_fit(const struct tm_record_header *header, const struct mark *mark)
+{
+	if (__builtin_expect(mark->kind == TM_RECORD_CODE, 0))
+		return pieces_fit(header, mark->size);
+	return !kinds[mark->kind].has_frames || frames_fit(header, mark->size);
+}
+
 static inline bool makes_sense(const struct ring *ring, uint64_t position, const struct mark *mark)
 {
 	if (mark->kind >= TM_ARRAY_SIZE(kinds) || !kinds[mark->kind].least ||
@@ -154,7 +184,7 @@ static inline bool makes_sense(const struct ring *ring, uint64_t position, const
 	if (mark->kind == TM_RECORD_FILLER)
 		return true; /* it alone may cross the ring's end */
 	return position % TM_RING_SIZE + mark->size <= TM_RING_SIZE &&
-	       (!kinds[mark->kind].has_frames || frames_fit(header_at(ring, position), mark->size));
+	       parts_fit(header_at(ring, position), mark);
 }
 
 static inline bool is_valid(const struct ring *ring, uint64_t position, struct mark *mark)

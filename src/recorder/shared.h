@@ -118,7 +118,7 @@ static inline uint32_t tm_code_bit(uint64_t code)
 struct tm_shared {
 	uint32_t enabled; /* 0: whoever waits goes on; written by the tracer, its watchdog, and who gave up */
 	uint32_t lost;	  /* recording ended because the tracer did not come in time */
-	uint64_t lost_time;			   /* when, by the time stamp counter */
+	uint64_t lost_time;			   /* when, by the time stamp counter; not 0 */
 	_Alignas(64) uint64_t used[TM_RINGS / 64]; /* a bit for each ring that was ever taken, set before its
 						      first record */
 	_Alignas(64) uint64_t doorbell;		   /* changes when a thread begins to wait for a look */
@@ -171,18 +171,25 @@ struct tm_recorder_python {
 /* A thread that records: entry i has ring i. */
 struct tm_recorder_thread {
 	_Alignas(64) uint64_t thread_pointer; /* 0: never used; TM_THREAD_GONE: free again */
-	uint64_t inside; /* the stack pointer of the outermost recorder frame; 0: the thread is not inside */
-	uint64_t is_new; /* it has not written yet */
-	uint64_t tail;	 /* of its ring, as last read */
-	uint64_t state;	 /* the PyThreadState that the thread had when it last held the interpreter's lock */
+	/* The stack pointer of the outermost recorder frame; 0: the thread is not inside. It is stored before
+	   `enabled` is loaded, but x86 makes stores visible late: who has cleared `enabled` believes a 0 only
+	   when every thread has passed a barrier since (was stopped, or membarrier(2)). And it may stay for
+	   ever: a thread that has jumped out of the recorder, and was only farther down since, is not inside
+	   any more. */
+	uint64_t inside;
+	uint64_t has_ring; /* shared.used says so; 0: not yet */
+	uint64_t tail;	   /* of its ring, as last read */
+	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
 };
-#define TM_THREAD_GONE 1u
+#define TM_THREAD_GONE 1u /* only while no thread with this thread pointer lives: the C library reuses them  \
+			   */
 
 struct tm_control {
 	char magic[16];
 	uint32_t enabled;   /* 0 (also: wiped, in a forked child): record nothing */
-	uint32_t may_sleep; /* a waiting thread may call sched_yield and nanosleep */
-	uint64_t patience;  /* how long a thread waits at most, in ticks of the time stamp counter */
+	uint32_t may_sleep; /* threads may call sched_yield, nanosleep and sigaltstack */
+	uint64_t patience;  /* how long a thread waits at most, in ticks of the time stamp counter, while
+			       it runs */
 	uint64_t shared;    /* address of struct tm_shared in the target */
 	uint64_t unringed;  /* events of threads for which no ring was left */
 	struct tm_recorder_python python;

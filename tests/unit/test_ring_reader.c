@@ -149,16 +149,17 @@ static void expect(const char *wanted)
 	cr_expect_str_eq(numbers(), wanted);
 }
 
-/* Passes until the reader has held for `ms` milliseconds. */
+/* A pass that sees what is stuck, and one when the reader has held for long enough. */
 static void pass_for(unsigned ms)
 {
 	struct timespec begin, now;
 
+	pass();
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	do {
-		pass();
+	do
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 <= (long)ms);
+	while ((now.tv_sec - begin.tv_sec) * 1000000000 + now.tv_nsec - begin.tv_nsec < (long)ms * 1000000);
+	pass();
 }
 
 Test(ring_reader, nothing_is_given_of_rings_that_were_never_used)
@@ -337,4 +338,300 @@ Test(ring_reader, a_pass_gives_no_more_than_its_limit)
 		cr_expect_eq(scene.passed, i < 8 ? 4 : 2);
 	}
 	expect("0 1 2 3 4 5 6 7 8 9");
+}
+
+/* ---- threads that stand still ---- */
+
+Test(ring_reader, a_drain_waits_for_nobody)
+{
+	uint64_t position;
+
+	put(0, SOON, 1);
+	position = reserve(0, sizeof(struct tm_record_free));
+	put(0, SOON + 4, 5);
+	reserve(1, 48);
+	put(2, UINT64_MAX, 6);
+	drain();
+	expect("1 5 6");
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 1);
+	commit_free(0, position, SOON + 1, 2, 0); /* it had only stood still */
+	drain();
+	expect("1 5 6 2");
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 0);
+}
+
+/* ---- holes ---- */
+
+Test(ring_reader, records_in_a_hole_may_be_committed_from_the_inside_out)
+{
+	uint64_t outer = reserve(0, 32), middle = reserve(0, 48), inner = reserve(0, 32);
+
+	put(0, SOON + 3, 4);
+	pass_for(TM_RING_HOLD_MS);
+	expect("4");
+	commit_free(0, middle + 0, SOON + 2, 3, 0);
+	commit(0, middle, TM_RECORD_FREE, 0, 48);
+	pass();
+	expect("4 3");
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 2);
+	cr_expect_eq(ring_head(0)->tail, outer);
+	commit_free(0, inner, SOON + 1, 2, 0);
+	commit_free(0, outer, SOON, 1, 0);
+	pass();
+	expect("4 3 1 2");
+	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 0);
+}
+
+Test(ring_reader, late_records_are_merged_with_the_other_rings)
+{
+	uint64_t hole = reserve(0, 32);
+
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	commit_free(0, hole, SOON + 3, 4, 0);
+	put(1, SOON + 2, 3);
+	put(0, SOON + 4, 5);
+	put(2, SOON + 1, 2);
+	pass();
+	expect("1 2 3 4 5");
+}
+
+Test(ring_reader, a_look_in_a_hole_is_answered_too)
+{
+	uint64_t hole = reserve(0, 32);
+
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	commit_free(0, hole, SOON, 2, TM_RECORD_LOOK);
+	pass();
+	expect("1 2");
+	cr_expect_eq(ring_head(0)->looked, hole + 32);
+}
+
+Test(ring_reader, a_hole_that_is_never_filled_does_not_keep_the_ring_s_room)
+{
+	reserve(0, 32);
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	for (unsigned i = 0; i < 40; i++)
+		put_filler(0, TM_RECORD_MAX / 2);
+	pass();
+	cr_expect_eq(ring_head(0)->tail, 0);
+	for (unsigned i = 0; i < 40; i++)
+		put_filler(0, TM_RECORD_MAX / 2);
+	pass();
+	pass();
+	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 1);
+}
+
+Test(ring_reader, a_hole_is_dropped_when_its_thread_has_jumped_away)
+{
+	reserve(0, 32);
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	ring_head(0)->abandoned = ring_head(0)->head;
+	put(0, SOON + 1, 2);
+	pass();
+	expect("1 2");
+	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 1);
+}
+
+Test(ring_reader, more_holes_than_it_keeps)
+{
+	for (unsigned i = 0; i < 30; i++) {
+		reserve(0, 32);
+		put(0, SOON + i, i);
+	}
+	drain();
+	cr_expect_eq(scene.seen_count, 30);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 30);
+}
+
+/* ---- signal handlers ---- */
+
+/* The handler came between reserving and stamping: its record stands behind, and is stamped before. */
+Test(ring_reader, a_handler_s_record_draws_the_interrupted_one_forward)
+{
+	uint64_t outer = reserve(0, 32);
+
+	put(0, SOON + 1, 3);
+	commit_free(0, outer, SOON + 9, 2, 0);
+	put(1, SOON, 1);
+	put(1, SOON + 5, 4);
+	pass();
+	expect("1 2 3 4");
+}
+
+/* ---- a target that writes what it likes ---- */
+
+static void expect_closed(void)
+{
+	pass_for(TM_RING_HOLD_MS);
+	cr_expect_eq(scene.seen_count, 1, "the other ring's");
+	cr_expect_eq(tm_ring_reader_broken(scene.reader), 1);
+	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head, "its thread need not wait");
+	cr_expect_eq(ring_head(0)->looked, ring_head(0)->head);
+}
+
+static const struct {
+	unsigned kind, flags;
+	uint64_t size, reserved;
+} senseless[] = {
+	{0, 0, 32, 32},
+	{TM_RECORD_CODE + 1, 0, 32, 32},
+	{TM_RECORD_CODE, 0, 16, 32},
+	{255, 0, 32, 32},
+	{TM_RECORD_FREE, 4, 32, 32},
+	{TM_RECORD_FREE, 0, 16, 32},
+	{TM_RECORD_FREE, 0, 64, 32},
+	{TM_RECORD_ALLOCATE, 0, 32, 32},
+	{TM_RECORD_OBJECT, 0, 32, 32},
+	{TM_RECORD_RESIZE_BEGIN, 0, 16, 32},
+	{TM_RECORD_RESIZE_END, 0, 32, 32},
+	{TM_RECORD_FREE, 0, TM_RECORD_MAX + 16, 2 * TM_RECORD_MAX},
+	{TM_RECORD_FILLER, 0, 0xffff0, 0xffff0},
+};
+
+Test(ring_reader, records_that_make_no_sense_close_their_ring)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(senseless); i++) {
+		uint64_t position = reserve(0, senseless[i].reserved);
+
+		commit(0, position, senseless[i].kind, senseless[i].flags, senseless[i].size);
+		put(1, SOON, 1);
+		expect_closed();
+		tear_down();
+		memset(&scene, 0, sizeof(scene));
+		set_up();
+	}
+}
+
+Test(ring_reader, more_frames_than_a_record_holds_close_its_ring)
+{
+	struct tm_record_block *record = (struct tm_record_block *)place(0, 0);
+
+	put_block(0, SOON, 1, 2);
+	record->frame_count = UINT32_MAX;
+	put(1, SOON, 1);
+	expect_closed();
+}
+
+static const struct {
+	uint64_t count, size;
+	bool broken;
+} pieces[] = {
+	{0, 0, false},
+	{1, 0, false},
+	{1, 16, false},
+	{1, 17, true},
+	{1, UINT64_MAX, true},
+	{2, 0, false},
+	{UINT64_MAX / 2, 0, true},
+};
+
+Test(ring_reader, pieces_of_code_lie_in_their_record)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(pieces); i++) {
+		uint64_t size = sizeof(struct tm_record_code) + 2 * sizeof(struct tm_record_piece);
+		struct tm_record_code *record = (struct tm_record_code *)place(0, reserve(0, size));
+
+		record->header.time = SOON;
+		record->piece_count = pieces[i].count;
+		((struct tm_record_piece *)record->pieces)->size = pieces[i].size;
+		commit(0, 0, TM_RECORD_CODE, 0, size);
+		pass();
+		cr_expect_eq(scene.passed, !pieces[i].broken, "row %zu", i);
+		cr_expect_eq(tm_ring_reader_broken(scene.reader), pieces[i].broken, "row %zu", i);
+		tear_down();
+		memset(&scene, 0, sizeof(scene));
+		set_up();
+	}
+}
+
+Test(ring_reader, a_record_across_the_end_closes_its_ring)
+{
+	uint64_t position;
+
+	while (ring_head(0)->head < TM_RING_SIZE - TM_RECORD_UNIT)
+		put_filler(0, TM_RECORD_UNIT);
+	pass();
+	position = reserve(0, 32);
+	commit(0, position, TM_RECORD_FREE, 0, 32);
+	put(1, SOON, 1);
+	expect_closed();
+}
+
+static const uint64_t impossible[] = {32 + 8, 2 * TM_RING_SIZE, UINT64_MAX, 16};
+
+Test(ring_reader, a_head_that_makes_no_sense_closes_its_ring)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(impossible); i++) {
+		put(0, SOON, 1);
+		pass();
+		scene.seen_count = 0;
+		ring_head(0)->head = impossible[i];
+		put(1, SOON, 1);
+		expect_closed();
+		tear_down();
+		memset(&scene, 0, sizeof(scene));
+		set_up();
+	}
+}
+
+static uint64_t next_random(uint64_t *state) /* xorshift64 */
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* A mark that could be one, in the next kilobyte. */
+static void scribble(unsigned ring, uint64_t *random)
+{
+	uint64_t position = ring_head(ring)->head + next_random(random) % 64 * 16;
+
+	commit(ring, position, next_random(random) % 9, next_random(random) % 4,
+	       next_random(random) % 20 * 16);
+	*(uint64_t *)(place(ring, position) + 8) = next_random(random) % 1000;
+}
+
+/* Nothing is read outside the rings, the passes end, and the words of the reader stay sound. */
+Test(ring_reader, noise)
+{
+	uint64_t random = 88172645463325252u;
+
+	for (unsigned turn = 0; turn < 20000; turn++) {
+		unsigned ring = turn % 200;
+
+		for (unsigned i = 0; i < 12; i++)
+			scribble(ring, &random);
+		reserve(ring, next_random(&random) % 64 * 16);
+		if (turn % 7 == 0)
+			ring_head(ring)->abandoned = ring_head(ring)->head - next_random(&random) % 512;
+		if (turn % 5 == 0)
+			drain();
+		else
+			pass();
+		cr_assert_leq(ring_head(ring)->tail, ring_head(ring)->head);
+		scene.seen_count = 0;
+	}
+	cr_expect_gt(tm_ring_reader_abandoned(scene.reader), 100);
+	cr_expect_gt(tm_ring_reader_broken(scene.reader), 10);
+}
+
+/* ---- a reader that comes later ---- */
+
+Test(ring_reader, reading_begins_at_the_tails)
+{
+	put(0, SOON, 1);
+	pass();
+	put(0, SOON + 1, 2);
+	tm_ring_reader_destroy(scene.reader);
+	cr_assert_null(tm_ring_reader_create(scene.shared, &scene.reader));
+	pass();
+	expect("1 2");
 }
