@@ -41,19 +41,30 @@ static const char *meta_or(const struct tm_report *report, const char *key, cons
 	return value ? value : otherwise;
 }
 
+/* A program that gives itself a title (setproctitle) leaves blanks or empty arguments behind it. */
+static size_t length_without_blanks(const char *text)
+{
+	size_t length = strlen(text);
+
+	while (length && text[length - 1] == ' ')
+		length--;
+	return length;
+}
+
 static void put_command(FILE *out, const struct tm_report *report)
 {
 	const char *cursor = tm_report_meta(report, "command");
-	struct tm_strbuf word = {0};
-	bool any = false;
+	struct tm_strbuf word = {0}, line = {0};
 
-	for (; cursor && tm_json_next_string(&cursor, &word); any = true) {
-		fputs(any ? " " : "", out);
-		put_text(out, word.text);
+	while (cursor && tm_json_next_string(&cursor, &word)) {
+		tm_strbuf_puts(&line, line.length ? " " : "");
+		tm_strbuf_puts(&line, word.text);
 	}
+	if (line.text)
+		line.text[length_without_blanks(line.text)] = '\0';
+	put_text(out, line.text && *line.text ? line.text : meta_or(report, "exe", "?"));
 	tm_strbuf_deinit(&word);
-	if (!any)
-		put_text(out, meta_or(report, "exe", "?"));
+	tm_strbuf_deinit(&line);
 }
 
 static double seconds(uint64_t nanoseconds)

@@ -321,9 +321,8 @@ struct tm_error *tm_procfs_explain_refusal(pid_t pid)
 		return tm_error_create(
 			TM_ERROR_PERMISSION,
 			"not permitted to trace process %d (%s): /proc/sys/kernel/yama/ptrace_scope is %d; "
-			"run tmtrace as root, start the program with `tmtrace -- COMMAND`%s",
-			pid, comm, scope,
-			scope == 1 ? ", or allow it: sysctl kernel.yama.ptrace_scope=0" : "");
+			"run tmtrace as root%s, or allow it: sysctl kernel.yama.ptrace_scope=0",
+			pid, comm, scope, scope == 1 ? ", start the program with `tmtrace -- COMMAND`" : "");
 	if (seccomp)
 		return tm_error_create(
 			TM_ERROR_PERMISSION,

@@ -12,6 +12,23 @@ from support.tracer import ERROR
 
 # LeakSanitizer uses ptrace itself, which is forbidden there.
 NO_LEAK_CHECK = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+YAMA = "/proc/sys/kernel/yama/ptrace_scope"
+YAMA_STAND_IN = f"""
+set -e
+mount -t tmpfs none /proc/sys/kernel
+mkdir {os.path.dirname(YAMA)}
+echo "$1" > {YAMA}
+shift
+exec "$@"
+"""
+
+
+def yama_scope():
+    """What this kernel's yama allows, "0" (everything) to "3" (nothing); "0" without one."""
+    if not os.path.exists(YAMA):
+        return "0"
+    with open(YAMA) as file:
+        return file.read().strip()
 
 
 class ErrorTest(LiveTest):
@@ -164,8 +181,8 @@ class Permission(ErrorTest):
         copy = shutil.copy(fixture(name), self.fixtures)
         return Process(self, [*self.as_nobody, copy, *map(str, arguments)]).expect_ready()
 
-    def refused_as_nobody(self, pid, *words, prefix=()):
-        return self.refused(pid, *words, prefix=[*prefix, *self.as_nobody], tmtrace=self.tmtrace)
+    def refused_as_nobody(self, pid, *words, prefix=(), **options):
+        return self.refused(pid, *words, prefix=[*prefix, *self.as_nobody], tmtrace=self.tmtrace, **options)
 
     def test_a_process_of_another_user(self):
         target = start_ready(self, "loop-O2", 1)
@@ -188,6 +205,7 @@ class Permission(ErrorTest):
         target.finish()
 
     def test_an_unprivileged_user_traces_a_command(self):
+        self.skip_under_yama(allowed="1")
         copy = shutil.copy(fixture("cxx-O2"), self.fixtures)
         path = os.path.join(self.open_directory(), "own.tmt")
         done = run_tmtrace("-o", path, "--", copy, "stl", prefix=self.as_nobody, tmtrace=self.tmtrace)
@@ -214,17 +232,29 @@ class Permission(ErrorTest):
         self.assertEqual(target.wait(), 0)
 
     def test_yama(self):
-        if not os.path.exists("/proc/sys/kernel/yama/ptrace_scope"):
-            self.skipTest("this kernel has no yama")
-        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
-            if file.read().strip() != "1":
-                self.skipTest("yama's ptrace_scope is not 1")
+        allow = "allow it: sysctl kernel.yama.ptrace_scope=0"
+        scopes = (("1", allow, "-- COMMAND"), ("2", allow), ("3", "until the machine is started again"))
         target = self.nobody_target("loop-O2", 1)
-        self.refused_as_nobody(target.pid, "not permitted", "ptrace_scope")
+        for scope, *cures in scopes:
+            with self.subTest(scope):
+                words = ("not permitted", f"ptrace_scope is {scope}", *cures)
+                said = self.refused_as_nobody(target.pid, *words, prefix=self.under_yama(scope), env=NO_LEAK_CHECK)
+                self.assertEqual("-- COMMAND" in said, scope == "1")  # 2 forbids PTRACE_TRACEME as well
+        target.send()
+        self.assertEqual(target.wait(), 0)
 
-    def skip_under_yama(self):
-        path = "/proc/sys/kernel/yama/ptrace_scope"
-        if os.path.exists(path) and open(path).read().strip() != "0":
+    def under_yama(self, scope):
+        """What a command stands behind to run under yama: nothing where the kernel's own has this scope. Elsewhere
+        a mount namespace shows the file with this scope, and a seccomp filter refuses ptrace with yama's EPERM."""
+        if yama_scope() == scope:
+            return []
+        prefix = [program("unshare"), "--mount", "/bin/sh", "-c", YAMA_STAND_IN, "sh", scope]
+        if subprocess.run([*prefix, "true"], capture_output=True).returncode:
+            self.skipTest("mount namespaces are not permitted here")
+        return [*prefix, fixture("seccomp-O2"), "noptrace"]
+
+    def skip_under_yama(self, allowed="0"):
+        if yama_scope() > allowed:
             self.skipTest("yama forbids it")
 
 

@@ -169,7 +169,7 @@ static inline void sample_write(struct sample *sample, const char *path)
 
 	must(tm_report_writer_create(path, false, &writer));
 	must(tm_report_writer_meta(writer, "exe", "/bin/app"));
-	must(tm_report_writer_meta(writer, "command", "[\"app\", \"-x\", \"caf\xc3\xa9\\udcff\"]"));
+	must(tm_report_writer_meta(writer, "command", "[\"app\", \"-x\", \"caf\xc3\xa9\\udcff  \", \"\"]"));
 	must(tm_report_writer_meta(writer, "images", "[{\"exe\": \"/bin/app\", \"time\": 0}]"));
 	must(tm_report_writer_meta(writer, "arch", "x86_64"));
 	must(tm_report_writer_meta(writer, "ended", "detached"));

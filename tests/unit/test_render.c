@@ -230,7 +230,7 @@ Test(render, json_has_designs_members)
 		"(d['version'], d['probe'], d['snapshot'], d['group_by'], d['cumulative'], d['groups']) == "
 		"(1, 'breakpoint', 'end', 'lineno', False, 2) and "
 		"d['target'] == {'pid': 4242, 'exe': '/bin/app', 'command': ['app', '-x', "
-		"'caf\\u00e9\\udcff'], "
+		"'caf\\u00e9\\udcff  ', ''], "
 		"'arch': 'x86_64', 'ended': 'detached', 'images': [{'exe': '/bin/app', 'time': 0}]} and "
 		"d['totals'] == {'current': 1700, 'peak': 5700, 'blocks': 3, 'peak_blocks': 4, "
 		"'allocations': 4, "
