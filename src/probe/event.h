@@ -37,8 +37,9 @@ struct tm_event {
 				    thread whose Python frames own the block; 0: a native call */
 	const struct tm_record_block *recorded; /* of such an event: its frames; NULL: the thread stands
 						   still (in a stop, or waiting in a pad), read them there */
-	struct tm_capture
-		capture; /* of a native call, at the function's entry: the frame above it is the caller */
+	/* Of a native call, at the function's entry: the frame above it is the caller. A walk over it tells
+	   whether the call was made inside one of a patched function, and is no event then. */
+	struct tm_capture capture;
 };
 
 /*
