@@ -96,7 +96,7 @@ Test(call_pad, depth_before_each_instruction)
 
 		cr_assert_eq(begins, rows[i].depth >= 0, "offset %zu", rows[i].offset);
 		if (begins)
-			cr_assert_eq(depth, rows[i].depth, "offset %zu", rows[i].offset);
+			cr_assert_eq(depth, (uint64_t)rows[i].depth, "offset %zu", rows[i].offset);
 	}
 }
 
