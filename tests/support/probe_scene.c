@@ -11,9 +11,11 @@
 #if defined(__x86_64__)
 #define JUMP_IF_NULL "test %rdi, %rdi\n\tje "
 #define JUMP_AWAY    "jmp *%rax\n"
+#define JUMP_INTO(name) "\t.byte 0xe9\n\t.long " name "+1-.-4\n" /* jmp, never with 8 bits */
 #else
 #define JUMP_IF_NULL "cbz x0, "
 #define JUMP_AWAY    "br x1\n"
+#define JUMP_INTO(name) "\tb " name "+4\n"
 #endif
 #define PLAIN "nop\n\tnop\n"
 
@@ -45,6 +47,9 @@ __asm__("\t.text\n"
 	UNWINDABLE("mi_valloc", LONG)
 	UNWINDABLE("mi_mallocn", LONG)
 	UNWINDABLE("tc_posix_memalign", LONG)
+	FUNCTION("mi_pvalloc", LONG)
+	UNWINDABLE("mi_memalign", LONG)
+	JUMP_INTO("mi_memalign")
 	FUNCTION("scene_chosen", PLAIN)
 	FUNCTION("scene_resolver", PLAIN)
 	ALIAS("tc_valloc", "gnu_indirect_function", "scene_resolver")

@@ -27,6 +27,8 @@ SCENE_FUNCTION(tc_delete);
 SCENE_FUNCTION(mi_valloc);	   /* long, and with CFI: patched on x86-64; so are the next two */
 SCENE_FUNCTION(mi_mallocn);	   /* (count, size) */
 SCENE_FUNCTION(tc_posix_memalign); /* (out, alignment, size) */
+SCENE_FUNCTION(mi_pvalloc);	   /* long, without CFI */
+SCENE_FUNCTION(mi_memalign);	   /* long, with CFI; other code jumps to its second byte */
 SCENE_FUNCTION(scene_resolver);	   /* of the IFUNC tc_valloc */
 SCENE_FUNCTION(scene_chosen);	   /* what a resolver may choose; no allocator by name */
 

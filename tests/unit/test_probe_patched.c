@@ -47,6 +47,14 @@ Test(patched, are_functions_that_allocate_and_do_not_throw)
 	cr_assert_not(is_patched(tc_new));
 }
 
+Test(patched, are_not_those_without_cfi_nor_those_that_are_jumped_into)
+{
+	cr_assert_not(is_patched(mi_pvalloc));
+	cr_assert(fake_target_traps_at(scene.fake, scene_address(mi_pvalloc)));
+	cr_assert_not(is_patched(mi_memalign));
+	cr_assert(fake_target_traps_at(scene.fake, scene_address(mi_memalign)));
+}
+
 Test(patched, a_call_is_one_stop_and_one_event)
 {
 	struct scene_call call = PASS(mi_valloc, scene_caller_1, 10007, 0, 0);
