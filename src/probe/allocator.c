@@ -181,3 +181,15 @@ const struct tm_allocator *tm_allocator_find(const char *name)
 	}
 	return find_plain(name);
 }
+
+/* operator new and what does the same under a name of its own; their nothrow forms too: they call the others.
+ */
+static const char *const throwing[] = {"_Zn", "tc_new", "mi_new"};
+
+bool tm_allocator_throws(const struct tm_allocator *row)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(throwing); i++)
+		if (strncmp(row->name, throwing[i], strlen(throwing[i])) == 0)
+			return true;
+	return false;
+}

@@ -32,6 +32,9 @@ struct tm_allocator {
 /* The row for a symbol name, or NULL. Knows the prefixes that jemalloc is built with (je_, _rjem_). */
 const struct tm_allocator *tm_allocator_find(const char *name);
 
+/* May a call be left by a C++ exception? */
+bool tm_allocator_throws(const struct tm_allocator *row);
+
 /* The rows, for listing; ends with a NULL name. */
 extern const struct tm_allocator tm_allocators[];
 

@@ -4,6 +4,10 @@
  * at the function's return instructions when its body is known to leave only by them, else at its return
  * address.
  *
+ * A function that allocates and does not throw is patched instead where that is safe (patch.h): it stops
+ * once, in its pad behind the call, with the arguments at hand. Its entry is not seen, so it has no pending
+ * call; that another call was made inside it is told by whoever walks the stack (struct tm_walk, in_call).
+ *
  * Per thread at most one call is pending, the outermost, and one more for each level of signal handlers that
  * interrupted one. It is our return only if the stack pointer matches the call's CFA. A pending call that was
  * left by longjmp, an exception or cancellation is noticed at the thread's next call from a shallower frame,
@@ -12,10 +16,12 @@
 #ifndef TM_PROBE_BREAKPOINT_PROBE_H
 #define TM_PROBE_BREAKPOINT_PROBE_H
 
+#include "debuginfo/cfi.h"
 #include "debuginfo/module.h"
 #include "probe/allocator.h"
 #include "probe/event.h"
 #include "target/breakpoint.h"
+#include "target/patch.h"
 
 struct tm_probe;
 
@@ -23,8 +29,10 @@ struct tm_probe;
 struct tm_probe_config {
 	struct tm_target *target;
 	struct tm_breakpoints *breakpoints;
-	struct tm_pads *pads; /* NULL: no page may be mapped into the target */
+	struct tm_pads *pads;	    /* NULL: no page may be mapped into the target */
+	struct tm_patches *patches; /* NULL: no code is replaced, every function has breakpoints */
 	struct tm_module_map *modules;
+	struct tm_cfi *cfi; /* of the modules; NULL only where patches is */
 	struct tm_event_sink sink;
 };
 

@@ -37,10 +37,10 @@ static struct tm_error *emit(struct tm_probe *probe, const struct tm_event *even
 	return probe->config.sink.event(probe->config.sink.context, event);
 }
 
-/* At a function's first instruction: psABI 3.2.2, the return address is the last word pushed; AAPCS64: in the
+/* Of a call that was just entered: psABI 3.2.2, the return address is the last word pushed; AAPCS64: in the
  * link register. */
 static struct tm_error *read_return_address(struct tm_probe *probe, const struct tm_thread *thread,
-					    uint64_t *address)
+					    uint64_t cfa, uint64_t *address)
 {
 	const struct tm_arch *arch = probe->config.target->arch;
 
@@ -49,7 +49,7 @@ static struct tm_error *read_return_address(struct tm_probe *probe, const struct
 					 register_of(thread, (unsigned)arch->link));
 		return NULL;
 	}
-	return tm_target_read(probe->config.target, register_of(thread, arch->sp), address, sizeof(*address));
+	return tm_target_read(probe->config.target, cfa - sizeof(*address), address, sizeof(*address));
 }
 
 /* ---- the end of a call ---- */
@@ -60,14 +60,36 @@ static struct tm_pending *pop(struct tm_call_state *state)
 	return state->levels.items[--state->levels.count];
 }
 
+/* What lies above the call's frame has not changed since its entry, so that more of it can be read now,
+ * through `memory`. */
+static struct tm_capture capture_of(const struct tm_probe *probe, const struct tm_pending *call,
+				    const struct tm_memory *memory)
+{
+	return (struct tm_capture){call->regs, call->regs.value[probe->config.target->arch->sp],
+				   call->stack + call->stack_below, call->stack_size - call->stack_below,
+				   memory};
+}
+
+static struct tm_event event_of(struct tm_thread *thread, struct tm_pending *call, enum tm_event_kind kind,
+				const struct tm_capture *capture)
+{
+	return (struct tm_event){
+		.kind = kind,
+		.domain = TM_DOMAIN_NATIVE,
+		.thread = thread,
+		.old_address = call->old,
+		.size = call->size,
+		.scratch = call->scratch,
+		.capture = capture,
+	};
+}
+
 static struct tm_error *emit_end(struct tm_probe *probe, struct tm_thread *thread, struct tm_pending *call,
 				 enum tm_event_kind kind)
 {
-	struct tm_event event = {.kind = kind,
-				 .domain = TM_DOMAIN_NATIVE,
-				 .thread = thread,
-				 .old_address = call->old,
-				 .scratch = call->scratch};
+	struct tm_memory memory = tm_target_memory(probe->config.target);
+	struct tm_capture capture = capture_of(probe, call, &memory);
+	struct tm_event event = event_of(thread, call, kind, &capture);
 
 	return emit(probe, &event);
 }
@@ -87,21 +109,13 @@ static struct tm_error *abandon(struct tm_probe *probe, struct tm_thread *thread
 static struct tm_error *emit_block(struct tm_probe *probe, struct tm_thread *thread, struct tm_pending *call,
 				   uint64_t address)
 {
+	bool resized = call->row->kind == TM_RESIZES && call->old;
 	struct tm_memory memory = tm_target_memory(probe->config.target);
-	/* What lies above the call's frame has not changed since its entry, so that more of it can be read now. */
-	const struct tm_capture capture = {call->regs, call->regs.value[probe->config.target->arch->sp],
-					   call->stack, call->stack_size, &memory};
-	struct tm_event event = {
-		.kind = call->row->kind == TM_RESIZES && call->old ? TM_EVENT_RESIZE_END : TM_EVENT_ALLOCATE,
-		.domain = TM_DOMAIN_NATIVE,
-		.thread = thread,
-		.address = address,
-		.old_address = call->old,
-		.size = call->size,
-		.scratch = call->scratch,
-		.capture = &capture,
-	};
+	struct tm_capture capture = capture_of(probe, call, &memory);
+	struct tm_event event =
+		event_of(thread, call, resized ? TM_EVENT_RESIZE_END : TM_EVENT_ALLOCATE, &capture);
 
+	event.address = address;
 	return emit(probe, &event);
 }
 
@@ -118,11 +132,9 @@ static struct tm_error *emit_no_block(struct tm_probe *probe, struct tm_thread *
 	return err;
 }
 
-/* The outermost call of its level has returned. */
-static struct tm_error *complete(struct tm_probe *probe, struct tm_thread *thread,
-				 struct tm_call_state *state)
+struct tm_error *tm_call_finish(struct tm_probe *probe, struct tm_thread *thread, struct tm_call_state *state,
+				struct tm_pending *call)
 {
-	struct tm_pending *call = pop(state);
 	uint64_t address = register_of(thread, probe->config.target->arch->result);
 	struct tm_error *err = NULL;
 
@@ -135,6 +147,13 @@ static struct tm_error *complete(struct tm_probe *probe, struct tm_thread *threa
 	if (address == state->last_free.address)
 		state->last_free.address = 0;
 	return err;
+}
+
+/* The outermost call of its level has returned. */
+static struct tm_error *complete(struct tm_probe *probe, struct tm_thread *thread,
+				 struct tm_call_state *state)
+{
+	return tm_call_finish(probe, thread, state, pop(state));
 }
 
 /* The call with that CFA, on top; NULL: there is none. Those above it were left by a jump out of their signal
@@ -158,23 +177,21 @@ static struct tm_error *find_call(struct tm_probe *probe, struct tm_thread *thre
 
 /* ---- the nesting ---- */
 
-enum nesting { OUTERMOST, NESTED };
-
 /* A function that ends by jumping to another one enters it with the same CFA and return address. Else the
    same CFA means that the pending call was left, and its caller calls again. */
 static struct tm_error *same_frame(struct tm_probe *probe, struct tm_thread *thread, struct tm_pending *call,
-				   uint64_t entered, enum nesting *nesting)
+				   uint64_t entered, enum tm_nesting *nesting)
 {
 	uint64_t return_address = 0;
 	struct tm_error *err;
 
-	*nesting = OUTERMOST;
+	*nesting = TM_OUTERMOST;
 	if (!call->may_tail_jump || call->function == entered)
 		return NULL;
-	err = read_return_address(probe, thread, &return_address);
+	err = read_return_address(probe, thread, call->cfa, &return_address);
 	if (!err && (call->trampolined ? return_address == probe->trampoline
 				       : return_address == call->return_address))
-		*nesting = NESTED;
+		*nesting = TM_NESTED;
 	return err;
 }
 
@@ -199,26 +216,26 @@ static bool was_left(struct tm_probe *probe, const struct tm_pending *call)
 
 /* Is a call that enters now, at `cfa`, inside a pending one? Pending calls that cannot be alive any more are
  * dropped on the way. */
-static struct tm_error *find_nesting(struct tm_probe *probe, struct tm_thread *thread,
-				     struct tm_call_state *state, uint64_t entered, uint64_t cfa,
-				     enum nesting *nesting)
+struct tm_error *tm_call_find_nesting(struct tm_probe *probe, struct tm_thread *thread,
+				      struct tm_call_state *state, uint64_t entered, uint64_t cfa,
+				      enum tm_nesting *nesting)
 {
 	const struct tm_event_sink *sink = &probe->config.sink;
 	struct tm_pending *call;
 	struct tm_error *err;
 
-	*nesting = OUTERMOST;
+	*nesting = TM_OUTERMOST;
 	while ((call = tm_call_top(state))) {
 		if (thread->signal_count != call->signal_count &&
 		    sink->in_signal_handler(sink->context, thread, call->cfa))
 			return NULL;
 		if (cfa < call->cfa && !was_left(probe, call)) {
-			*nesting = NESTED;
+			*nesting = TM_NESTED;
 			return NULL;
 		}
 		if (cfa == call->cfa) {
 			err = same_frame(probe, thread, call, entered, nesting);
-			if (err || *nesting == NESTED)
+			if (err || *nesting == TM_NESTED)
 				return err;
 		}
 		err = abandon(probe, thread, pop(state));
@@ -235,17 +252,19 @@ static struct tm_error *enter_free(struct tm_probe *probe, struct tm_thread *thr
 				   uint64_t cfa)
 {
 	uint64_t old = argument(probe, thread, function->row->old);
+	struct tm_memory memory = tm_target_memory(probe->config.target);
 	struct tm_event event = {
 		.kind = TM_EVENT_FREE, .domain = TM_DOMAIN_NATIVE, .thread = thread, .old_address = old};
-	enum nesting nesting;
+	struct tm_capture capture;
+	enum tm_nesting nesting;
 	struct tm_error *err;
 
 	if (!old)
 		return NULL;
-	err = find_nesting(probe, thread, state, function->address, cfa, &nesting);
+	err = tm_call_find_nesting(probe, thread, state, function->address, cfa, &nesting);
 	if (err)
 		return err;
-	if (nesting == NESTED) {
+	if (nesting == TM_NESTED) {
 		if (tm_call_top(state)->old == old)
 			return NULL; /* the resize's own, which its end accounts for */
 		event.nested = true;
@@ -255,6 +274,10 @@ static struct tm_error *enter_free(struct tm_probe *probe, struct tm_thread *thr
 		state->last_free.address = old;
 		state->last_free.cfa = cfa;
 	}
+	capture = (struct tm_capture){.regs = thread->regs,
+				      .start = register_of(thread, probe->config.target->arch->sp),
+				      .memory = &memory};
+	event.capture = &capture;
 	return emit(probe, &event);
 }
 
@@ -292,9 +315,8 @@ static struct tm_error *watch_return(struct tm_probe *probe, struct tm_thread *t
 	return err;
 }
 
-/* A call whose return cannot be seen: counted, and said. */
-static struct tm_error *lose(struct tm_probe *probe, struct tm_thread *thread, const struct tm_allocator *row,
-			     struct tm_error *err)
+struct tm_error *tm_call_lose(struct tm_probe *probe, struct tm_thread *thread,
+			      const struct tm_allocator *row, struct tm_error *err)
 {
 	struct tm_event event = {.kind = TM_EVENT_LOST, .domain = TM_DOMAIN_NATIVE, .thread = thread};
 
@@ -329,9 +351,10 @@ static struct tm_error *capture(struct tm_probe *probe, struct tm_thread *thread
 	    !tm_vector_grow((void **)&call->stack, &call->stack_capacity, thread->capture_size, 1))
 		return tm_error_out_of_memory();
 	call->regs = thread->regs;
+	call->stack_below = 0;
 	call->stack_size = tm_target_read_some(target, sp, call->stack, thread->capture_size);
 	if (target->arch->link >= 0 || call->stack_size < sizeof(call->return_address))
-		return read_return_address(probe, thread, &call->return_address);
+		return read_return_address(probe, thread, call->cfa, &call->return_address);
 	memcpy(&call->return_address, call->stack, sizeof(call->return_address));
 	return NULL;
 }
@@ -362,7 +385,7 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 	if (err) {
 		if (thread->probe == state) /* else the thread has died meanwhile, and its calls with it */
 			pop(state);
-		return lose(probe, thread, row, err);
+		return tm_call_lose(probe, thread, row, err);
 	}
 	call->begun = row->kind == TM_RESIZES && call->old;
 	return call->begun ? emit_end(probe, thread, call, TM_EVENT_RESIZE_BEGIN) : NULL;
@@ -373,7 +396,7 @@ static struct tm_error *enter_resolver(struct tm_probe *probe, struct tm_thread 
 				       uint64_t cfa)
 {
 	uint64_t address = 0;
-	struct tm_error *err = read_return_address(probe, thread, &address);
+	struct tm_error *err = read_return_address(probe, thread, cfa, &address);
 
 	if (!err && !tm_map_get(&probe->returns, address)) {
 		err = tm_breakpoint_insert(probe->config.breakpoints, address);
@@ -398,15 +421,15 @@ static struct tm_error *enter(struct tm_probe *probe, struct tm_thread *thread, 
 {
 	const struct tm_arch *arch = probe->config.target->arch;
 	uint64_t cfa = register_of(thread, arch->sp) + (uint64_t)arch->entry_cfa_offset;
-	enum nesting nesting;
+	enum tm_nesting nesting;
 	struct tm_error *err;
 
 	if (function->is_resolver)
 		return enter_resolver(probe, thread, state, function, cfa);
 	if (function->row->kind == TM_FREES)
 		return enter_free(probe, thread, state, function, cfa);
-	err = find_nesting(probe, thread, state, function->address, cfa, &nesting);
-	if (err || nesting == NESTED)
+	err = tm_call_find_nesting(probe, thread, state, function->address, cfa, &nesting);
+	if (err || nesting == TM_NESTED)
 		return err;
 	return begin_call(probe, thread, state, function, cfa);
 }
@@ -476,6 +499,9 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 		return tm_error_out_of_memory();
 	if (address == probe->trampoline)
 		return hit_trampoline(probe, thread, state);
+	function = tm_function_at(&probe->stops, address);
+	if (function)
+		return tm_call_passed(probe, thread, state, function);
 	if (tm_map_get(&probe->returns, address))
 		err = returned(probe, thread, state, address);
 	else
@@ -518,6 +544,7 @@ void tm_calls_release_gone(struct tm_probe *probe)
 			free(state->levels.items[i]);
 		}
 		tm_vector_deinit(&state->levels);
+		free(state->passed.stack);
 		free(state);
 	}
 }

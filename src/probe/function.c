@@ -28,6 +28,7 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->entries);
 	tm_map_clear(&probe->exits);
 	tm_map_clear(&probe->returns);
+	tm_map_clear(&probe->stops);
 	tm_map_clear(&probe->armed_modules);
 	probe->trampoline = 0;
 }
@@ -52,6 +53,7 @@ void tm_probe_destroy(struct tm_probe *probe)
 	tm_map_deinit(&probe->entries);
 	tm_map_deinit(&probe->exits);
 	tm_map_deinit(&probe->returns);
+	tm_map_deinit(&probe->stops);
 	tm_map_deinit(&probe->armed_modules);
 	free(probe);
 }
@@ -105,8 +107,8 @@ static bool insert_exits(struct tm_probe *probe, struct tm_function *function, c
 	return true;
 }
 
-/* Its own return instructions if it leaves only by them, else the return address: both are one stop, but the
-   former need no breakpoint in other people's code. */
+/* One stop behind the call if it can be patched. Else its own return instructions if it leaves only by them,
+   else the return address: both are one stop, but the former need no breakpoint in other people's code. */
 static void choose_exits(struct tm_probe *probe, struct tm_function *function, uint64_t size)
 {
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, function->address);
@@ -129,6 +131,8 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function, u
 		return;
 	}
 	function->may_tail_jump = exits.tail_jumps;
+	if (tm_function_patch(probe, function, bytes, size, &exits))
+		return;
 	if (exits.only_returns && exits.return_count)
 		function->by_return_address = !insert_exits(probe, function, &exits);
 }
@@ -152,12 +156,12 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	function->address = address;
 	function->module = module->number;
 	function->is_resolver = is_resolver;
-	choose_exits(probe, function, size);
 	if (!tm_map_put(&probe->entries, address, (uintptr_t)function)) {
 		free(function);
 		return tm_error_out_of_memory();
 	}
-	err = tm_breakpoint_insert(probe->config.breakpoints, address);
+	choose_exits(probe, function, size);
+	err = function->stop ? NULL : tm_breakpoint_insert(probe->config.breakpoints, address);
 	if (err) {
 		tm_map_remove(&probe->entries, address);
 		free(function);
@@ -171,7 +175,9 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	if (armed)
 		++*armed;
 	tm_log_debug("armed %s at 0x%" PRIx64 " in %s, %s", row->name, address, module->path,
-		     function->by_return_address ? "by return address" : "by its returns");
+		     function->stop		   ? "by a jump"
+		     : function->by_return_address ? "by return address"
+						   : "by its returns");
 	return NULL;
 }
 
@@ -307,6 +313,7 @@ struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *m
 	struct tm_error *err;
 
 	*armed = 0;
+	probe->surveyed = false;
 	if (!module->loaded || !module->image || tm_map_get(&probe->armed_modules, module->number))
 		return NULL;
 	if (!tm_map_put(&probe->armed_modules, module->number, 0))
@@ -324,7 +331,16 @@ struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *m
 
 /* ---- forgetting ---- */
 
-static void forget_addresses(struct tm_map *map, uint64_t start, uint64_t end, bool owns)
+/* The breakpoint in its pad stays, in inert code. */
+static void forget_function(struct tm_probe *probe, struct tm_function *function)
+{
+	if (function->stop)
+		tm_map_remove(&probe->stops, function->stop);
+	free(function);
+}
+
+static void forget_addresses(struct tm_probe *probe, struct tm_map *map, uint64_t start, uint64_t end,
+			     bool owns)
 {
 	uint64_t address, place;
 
@@ -332,7 +348,7 @@ static void forget_addresses(struct tm_map *map, uint64_t start, uint64_t end, b
 		if (address < start || address >= end)
 			continue;
 		if (owns)
-			free((struct tm_function *)(uintptr_t)place);
+			forget_function(probe, (struct tm_function *)(uintptr_t)place);
 		tm_map_remove(map, address);
 		i = 0;
 	}
@@ -340,8 +356,8 @@ static void forget_addresses(struct tm_map *map, uint64_t start, uint64_t end, b
 
 void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t start, uint64_t end)
 {
-	forget_addresses(&probe->exits, start, end, false);
-	forget_addresses(&probe->returns, start, end, false);
-	forget_addresses(&probe->entries, start, end, true);
+	forget_addresses(probe, &probe->exits, start, end, false);
+	forget_addresses(probe, &probe->returns, start, end, false);
+	forget_addresses(probe, &probe->entries, start, end, true);
 	tm_map_remove(&probe->armed_modules, module);
 }

@@ -16,15 +16,19 @@ struct tm_function {
 	bool is_resolver;	/* of an IFUNC: what it returns is to be armed as `row` */
 	bool by_return_address; /* its returns are caught at the caller */
 	bool may_tail_jump;	/* another function's return may be this one's */
+	uint64_t stop;		/* in its call-through pad; 0: it has breakpoints */
+	uint64_t stop_depth;	/* of the stack pointer there below the call's return address */
 };
 
 struct tm_call_state;
 
 struct tm_probe {
 	struct tm_probe_config config;
-	struct tm_map entries;	     /* address of first instruction -> struct tm_function * */
-	struct tm_map exits;	     /* address of a return instruction -> struct tm_function * */
-	struct tm_map returns;	     /* return address in a caller -> 1 */
+	struct tm_map entries; /* address of first instruction -> struct tm_function * */
+	struct tm_map exits;   /* address of a return instruction -> struct tm_function * */
+	struct tm_map returns; /* return address in a caller -> 1 */
+	struct tm_map stops;   /* stop in a call-through pad -> struct tm_function * */
+	bool surveyed; /* the patches know where the threads stand, for the module that is being armed */
 	struct tm_call_state *gone;  /* of threads that are gone: freed before the next hit */
 	struct tm_map armed_modules; /* module number -> functions in it */
 	uint64_t trampoline; /* where calls return to whose caller's code must not be touched; 0: not made yet
@@ -35,6 +39,11 @@ struct tm_probe {
  * chosen. */
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
 				 uint64_t size, bool is_resolver);
+
+/* Replaces the beginning of a function whose exits are known by a jump into a call-through pad. false: it
+ * cannot be; nothing is changed then. */
+bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
+		       size_t size, const struct tm_exits *exits);
 
 static inline struct tm_function *tm_function_at(const struct tm_map *map, uint64_t address)
 {

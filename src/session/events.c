@@ -20,6 +20,17 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 	return tm_stacks_traceback(session, event->thread, event->capture, &allocation->traceback);
 }
 
+/* A call that was made inside one of a patched function, whose entry was not seen: the outermost owns the
+ * block. */
+static bool is_nested(struct tm_session *session, const struct tm_event *event)
+{
+	if (!event->capture || !tm_patches_count(session->patches))
+		return false;
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, event->capture, true,
+		  TM_NFRAME_MAX, &session->walk);
+	return session->walk.in_call;
+}
+
 static struct tm_error *take_block(struct tm_session *session, const struct tm_event *event)
 {
 	struct tm_allocation allocation;
@@ -27,6 +38,10 @@ static struct tm_error *take_block(struct tm_session *session, const struct tm_e
 
 	if (err)
 		return err;
+	if (event->capture && session->walk.in_call)
+		return event->kind == TM_EVENT_RESIZE_END
+			       ? tm_tracer_resize_cancel(session->tracer, event->scratch)
+			       : NULL;
 	if (event->kind == TM_EVENT_RESIZE_END)
 		return tm_tracer_resize_end(session->tracer, event->scratch, &allocation);
 	return tm_tracer_track(session->tracer, &allocation);
@@ -60,7 +75,9 @@ static struct tm_error *take_object(struct tm_session *session, const struct tm_
 
 static void take_free(struct tm_session *session, const struct tm_event *event)
 {
-	if (event->nested && !tm_tracer_knows(session->tracer, event->domain, event->old_address))
+	bool known = tm_tracer_knows(session->tracer, event->domain, event->old_address);
+
+	if (!known && (event->nested || is_nested(session, event)))
 		return;
 	tm_python_freed(session, event->old_address);
 	tm_tracer_untrack(session->tracer, event->domain, event->old_address);
@@ -76,7 +93,8 @@ struct tm_error *tm_events_take(void *context, const struct tm_event *event)
 	case TM_EVENT_RESIZE_END:
 		return take_block(session, event);
 	case TM_EVENT_FAIL:
-		tm_tracer_failed(session->tracer, event->domain);
+		if (!is_nested(session, event))
+			tm_tracer_failed(session->tracer, event->domain);
 		return NULL;
 	case TM_EVENT_FREE:
 		take_free(session, event);

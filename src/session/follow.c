@@ -83,6 +83,7 @@ static void forget_unloaded(struct tm_session *session)
 		}
 		tm_probe_forget_range(session->probe, loaded->module, loaded->start, loaded->end);
 		tm_breakpoints_forget(session->breakpoints, loaded->start, loaded->end);
+		tm_patches_forget(session->patches, loaded->start, loaded->end);
 		tm_vector_remove_unordered(&session->loaded, i);
 	}
 }
@@ -290,6 +291,7 @@ struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable)
 	if (err)
 		return err;
 	tm_breakpoints_forget_all(session->breakpoints);
+	tm_patches_forget_all(session->patches);
 	tm_pads_forget_all(session->pads);
 	tm_probe_reset(session->probe);
 	tm_python_reset(session);
@@ -309,11 +311,13 @@ struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable)
 	return arm_new_image(session);
 }
 
-/* The child has a copy of our breakpoints in a memory of its own: it goes on without them, and without us. */
+/* The child has a copy of our breakpoints and jumps in a memory of its own: it goes on without them, and
+ * without us. */
 struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child)
 {
 	struct tm_error *err = tm_breakpoints_scrub_child(session->breakpoints, child), *released;
 
+	err = tm_error_first(err, tm_patches_scrub_child(session->patches, child));
 	tm_probe_scrub_child(session->probe, child);
 	tm_python_scrub_child(session, child);
 	released = session->target->ops->release_child(session->target, child);

@@ -358,16 +358,22 @@ static struct tm_error *assemble(struct tm_session *session)
 		err = tm_pads_create(session->target, &session->pads);
 	if (!err)
 		err = tm_breakpoints_create(session->target, session->pads, &session->breakpoints);
+	const struct tm_patches_config patches = {session->target, session->pads, tm_stacks_each_saved_pc,
+						  session};
+	if (!err)
+		err = tm_patches_create(&patches, &session->patches);
 	if (err)
 		return err;
 	session->target->breakpoints = session->breakpoints;
-	session->walk.original_pc = tm_stacks_original_pc;
-	session->walk.original_pc_context = session;
+	session->walk.pad_state = tm_stacks_pad_state;
+	session->walk.pad_state_context = session;
 	const struct tm_probe_config config = {
 		.target = session->target,
 		.breakpoints = session->breakpoints,
 		.pads = session->pads,
+		.patches = session->patches,
 		.modules = session->modules,
+		.cfi = session->cfi,
 		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
 	};
 	err = tm_probe_create(&config, &session->probe);
@@ -446,16 +452,17 @@ static void handle_unseen(struct tm_session *session)
 	}
 }
 
-/* Slots first: a breakpoint that is gone is then not missed. A step that fails must not keep the others from
-   being taken: what stays behind would kill the target. */
+/* Slots and jumps first: a breakpoint that is gone is then not missed. A step that fails must not keep the
+   others from being taken: what stays behind would kill the target. */
 static struct tm_error *restore_target(struct tm_session *session)
 {
 	struct tm_error *err = tm_python_disarm(session);
-	size_t slots = session->foreign;
+	size_t slots = session->foreign, patched = 0;
 
 	err = tm_error_first(err, tm_probe_disarm(session->probe));
+	err = tm_error_first(err, tm_patches_remove_all(session->patches, &patched));
 	err = tm_error_first(err, tm_breakpoints_remove_all(session->breakpoints, &session->foreign));
-	session->foreign += slots;
+	session->foreign += slots + patched;
 	return err;
 }
 
@@ -504,6 +511,7 @@ static void release(struct tm_session *session)
 	tm_target_destroy(session->target);
 	tm_python_destroy(session->python);
 	tm_probe_destroy(session->probe);
+	tm_patches_destroy(session->patches);
 	tm_breakpoints_destroy(session->breakpoints);
 	tm_pads_destroy(session->pads);
 	tm_cfi_destroy(session->cfi);

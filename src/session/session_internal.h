@@ -16,6 +16,7 @@
 #include "session/session.h"
 #include "target/breakpoint.h"
 #include "target/pad.h"
+#include "target/patch.h"
 #include "target/procfs.h"
 #include "target/ptrace.h"
 #include "unwind/unwind.h"
@@ -35,6 +36,7 @@ struct tm_session {
 	struct tm_target *target;
 	struct tm_pads *pads;
 	struct tm_breakpoints *breakpoints;
+	struct tm_patches *patches;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
 	struct tm_probe *probe;		  /* arms nothing where the python domain is traced */
@@ -101,7 +103,8 @@ void tm_follow_close(struct tm_session *session);
 /* stacks.c */
 struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
 				     const struct tm_capture *capture, uint32_t *traceback);
-uint64_t tm_stacks_original_pc(void *session, uint64_t pc);
+bool tm_stacks_pad_state(void *session, uint64_t pc, bool is_return_address, struct tm_pad_state *state);
+bool tm_stacks_each_saved_pc(void *session, struct tm_thread *thread, tm_visit_pc visit, void *visit_context);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
 
 /* python.c: all do nothing where session->python is NULL */

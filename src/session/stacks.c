@@ -53,11 +53,39 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
 }
 
-uint64_t tm_stacks_original_pc(void *context, uint64_t pc)
+bool tm_stacks_pad_state(void *context, uint64_t pc, bool is_return_address, struct tm_pad_state *state)
 {
 	const struct tm_session *session = context;
 
-	return tm_breakpoints_original_pc(session->breakpoints, pc);
+	if (tm_patches_pad_state(session->patches, pc, is_return_address, state))
+		return true;
+	*state = (struct tm_pad_state){0};
+	if (!is_return_address) /* calls leave a breakpoint's pad with the original return address */
+		state->original = tm_breakpoints_original_pc(session->breakpoints, pc);
+	return state->original != 0;
+}
+
+/* The walk over a thread's own stack, from where it stands. */
+static void walk_thread(struct tm_session *session, const struct tm_thread *thread, bool at_entry)
+{
+	struct tm_memory memory = tm_target_memory(session->target);
+	struct tm_capture capture = {.regs = thread->regs, .memory = &memory};
+
+	capture.start = thread->regs.value[session->target->arch->sp];
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, at_entry,
+		  TM_NFRAME_MAX, &session->walk);
+}
+
+bool tm_stacks_each_saved_pc(void *context, struct tm_thread *thread, tm_visit_pc visit, void *visit_context)
+{
+	struct tm_session *session = context;
+	const struct tm_walk *walk = &session->walk;
+
+	walk_thread(session, thread, false);
+	for (size_t i = 1; i < walk->count; i++)
+		if (walk->frames[i - 1].is_signal)
+			visit(visit_context, walk->frames[i].pc);
+	return walk->cut == TM_CUT_NONE;
 }
 
 /* Is there a signal frame between the thread's present frame and the one whose CFA is given? The thread
@@ -65,14 +93,10 @@ uint64_t tm_stacks_original_pc(void *context, uint64_t pc)
 bool tm_stacks_in_signal_handler(void *context, struct tm_thread *thread, uint64_t cfa)
 {
 	struct tm_session *session = context;
-	struct tm_memory memory = tm_target_memory(session->target);
-	struct tm_capture capture = {.regs = thread->regs, .memory = &memory};
-	struct tm_walk *walk = &session->walk;
+	const struct tm_walk *walk = &session->walk;
 	bool in_handler = false;
 
-	capture.start = thread->regs.value[session->target->arch->sp];
-	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true,
-		  TM_NFRAME_MAX, walk);
+	walk_thread(session, thread, true);
 	for (size_t i = 0; i < walk->count; i++) {
 		in_handler = in_handler || walk->frames[i].is_signal;
 		if (walk->frames[i].cfa == cfa)

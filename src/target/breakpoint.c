@@ -284,6 +284,14 @@ uint64_t tm_breakpoints_original_pc(const struct tm_breakpoints *breakpoints, ui
 	return 0;
 }
 
+/* Code that was placed, not moved, goes on by itself, without the breakpoint that it may have. */
+static bool is_placed(const struct tm_pads *pads, uint64_t pc)
+{
+	uint64_t original, code;
+
+	return tm_pads_origin(pads, pc, &original, &code) && original == code;
+}
+
 /* A thread in the middle of a pad goes to the original instruction that it stands for; where its state has
    none it is stepped until it has left. */
 static struct tm_error *leave_pad(struct tm_breakpoints *breakpoints, struct tm_thread *thread)
@@ -294,7 +302,7 @@ static struct tm_error *leave_pad(struct tm_breakpoints *breakpoints, struct tm_
 	for (int steps = 0; !err && steps < PAD_STEPS_MAX; steps++) {
 		uint64_t pc = thread->regs.value[target->arch->pc], original;
 
-		if (!tm_pads_contain(breakpoints->pads, pc))
+		if (!tm_pads_contain(breakpoints->pads, pc) || is_placed(breakpoints->pads, pc))
 			return NULL;
 		original = tm_breakpoints_original_pc(breakpoints, pc);
 		if (original)

@@ -36,7 +36,6 @@ struct region {
 struct tm_pads {
 	struct tm_target *target;
 	struct tm_vector(struct region *) regions;
-	struct tm_map by_original; /* original address -> code address */
 };
 
 struct tm_error *tm_pads_create(struct tm_target *target, struct tm_pads **out)
@@ -55,7 +54,6 @@ void tm_pads_forget_all(struct tm_pads *pads)
 	for (size_t i = 0; i < pads->regions.count; i++)
 		free(pads->regions.items[i]);
 	pads->regions.count = 0;
-	tm_map_clear(&pads->by_original);
 }
 
 void tm_pads_destroy(struct tm_pads *pads)
@@ -64,7 +62,6 @@ void tm_pads_destroy(struct tm_pads *pads)
 		return;
 	tm_pads_forget_all(pads);
 	tm_vector_deinit(&pads->regions);
-	tm_map_deinit(&pads->by_original);
 	free(pads);
 }
 
@@ -114,8 +111,6 @@ static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
 		if (!slot->code_size || slot->code_size > SLOT_SIZE - CODE_OFFSET)
 			break;
 		region->next = i + 1;
-		if (!tm_map_put(&pads->by_original, slot->original, code_of(region, i)))
-			return tm_error_out_of_memory();
 	}
 	tm_log_info("pads: using region 0x%" PRIx64 " of an earlier trace again, %u slots", start,
 		    region->next - FIRST_SLOT);
@@ -240,8 +235,6 @@ static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, u
 		err = tm_target_write(pads->target, region->start + index * SLOT_SIZE, &slot, sizeof(slot));
 	if (err)
 		return err;
-	if (!tm_map_put(&pads->by_original, original, code_of(region, index)))
-		return tm_error_out_of_memory();
 	region->slots[index] = slot;
 	region->next++;
 	return NULL;
@@ -258,23 +251,40 @@ static bool slot_holds(struct tm_pads *pads, uint64_t pad, const uint8_t *code, 
 	return same;
 }
 
+/* The slot to which this code was moved before, by us or by an earlier trace; 0: none. A breakpoint's slot is
+ * another one than a jump patch's at the same address. */
+static uint64_t find_relocated(struct tm_pads *pads, uint64_t original, const uint8_t *bytes, size_t size,
+			       size_t min_bytes, struct tm_relocated *relocated)
+{
+	for (size_t i = 0; i < pads->regions.count; i++) {
+		const struct region *region = pads->regions.items[i];
+
+		for (unsigned j = FIRST_SLOT; j < region->next; j++) {
+			uint64_t code = code_of(region, j);
+			struct tm_error *err;
+
+			if (region->slots[j].original != original)
+				continue;
+			err = pads->target->arch->relocate(bytes, size, original, code, min_bytes, relocated);
+			if (!err && slot_holds(pads, code, relocated->code, relocated->size))
+				return code;
+			tm_error_destroy(err);
+		}
+	}
+	return 0;
+}
+
 struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread, uint64_t original,
 				  const uint8_t *bytes, size_t size, size_t min_bytes, uint64_t *pad,
 				  struct tm_relocated *relocated)
 {
 	const struct tm_arch *arch = pads->target->arch;
-	const uint64_t *earlier = tm_map_get(&pads->by_original, original);
 	struct region *region = NULL;
 	struct tm_error *err;
 
-	if (earlier) {
-		err = arch->relocate(bytes, size, original, *earlier, min_bytes, relocated);
-		if (!err && slot_holds(pads, *earlier, relocated->code, relocated->size)) {
-			*pad = *earlier;
-			return NULL;
-		}
-		tm_error_destroy(err);
-	}
+	*pad = find_relocated(pads, original, bytes, size, min_bytes, relocated);
+	if (*pad)
+		return NULL;
 	err = find_room(pads, thread, original, &region);
 	if (err)
 		return err;

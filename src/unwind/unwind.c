@@ -20,7 +20,8 @@ struct walker {
 	uint64_t known; /* bit n: register n has a value */
 	size_t settled;
 	const struct tm_row *row; /* of the newest frame; NULL: no CFI */
-	bool on_top; /* the newest frame is the innermost, or a signal interrupted it: no call left it */
+	bool on_top;	 /* the newest frame is the innermost, or a signal interrupted it: no call left it */
+	bool in_handler; /* a signal frame was passed */
 	uint64_t believed; /* frame records up to this address lead into a module */
 };
 
@@ -42,20 +43,38 @@ static inline struct tm_walk_frame *newest(const struct walker *walker)
 	return &walker->walk->frames[walker->walk->count - 1];
 }
 
-/* The module and row of a pc. One that was interrupted in a pad stands where the pad's instruction came from; calls leave a pad
-   with the original return address. */
+/* A pc in a pad, without the pad: the thread was interrupted there, or a call-through pad waits for a return.
+ * Its own frame is then passed. */
+static bool leave_pad(struct walker *walker, uint64_t *pc, bool exact)
+{
+	uint64_t *sp = &walker->regs.value[walker->arch->sp], caller;
+	struct tm_pad_state state;
+
+	if (!walker->walk->pad_state ||
+	    !walker->walk->pad_state(walker->walk->pad_state_context, *pc, !exact, &state))
+		return false;
+	if (state.original) {
+		*pc = state.original;
+		*sp += state.depth;
+		return true;
+	}
+	if (!(walker->known & BIT(walker->arch->sp)) ||
+	    !tm_window_word(&walker->window, *sp + state.depth, &caller))
+		return false;
+	*pc = caller;
+	*sp += state.depth + sizeof(caller);
+	walker->walk->in_call = walker->walk->in_call || !walker->in_handler;
+	return true;
+}
+
+/* The module and row of a pc. */
 static inline struct tm_cfi_hit find(struct walker *walker, uint64_t *pc, bool exact)
 {
 	struct tm_cfi_hit hit = tm_cfi_find(walker->cfi, exact ? *pc : *pc - 1);
-	uint64_t original;
 
-	if (__builtin_expect(hit.module || hit.row || !exact || !walker->walk->original_pc, 1))
-		return hit;
-	original = walker->walk->original_pc(walker->walk->original_pc_context, *pc);
-	if (!original)
-		return hit;
-	*pc = original;
-	return tm_cfi_find(walker->cfi, original);
+	while (__builtin_expect(!hit.row, 0) && leave_pad(walker, pc, exact))
+		hit = tm_cfi_find(walker->cfi, exact ? *pc : *pc - 1);
+	return hit;
 }
 
 /* Adds the frame that executes at pc. `exact`: pc is not behind a call. False ends the walk. */
@@ -78,6 +97,7 @@ static inline bool enter(struct walker *walker, uint64_t pc, bool exact)
 		.module = hit.module,
 		.is_signal = hit.row && hit.row->is_signal,
 	};
+	walker->in_handler = walker->in_handler || newest(walker)->is_signal;
 	walker->regs.value[walker->arch->pc] = pc;
 	walker->row = hit.row;
 	walker->on_top = exact;
@@ -134,8 +154,8 @@ static void settle(struct walker *walker)
 
 /* ---- frames without CFI ---- */
 
-/* Reads the frame record (caller's frame pointer, return address) at fp and tells whether it may be one: aligned as
-   both ABIs keep the stack, and near. */
+/* Reads the frame record (caller's frame pointer, return address) at fp and tells whether it may be one:
+   aligned as both ABIs keep the stack, and near. */
 static bool read_record(struct walker *walker, uint64_t lowest, uint64_t fp, uint64_t *next_fp, uint64_t *pc)
 {
 	uint64_t return_address;
@@ -400,6 +420,7 @@ void tm_unwind(struct tm_cfi *cfi, const struct tm_arch *arch, uint64_t pac_mask
 	bool more;
 
 	walk->count = walk->fp_frames = 0;
+	walk->in_call = false;
 	walk->cut = TM_CUT_NONE;
 	tm_window_init(&walker.window, capture, &walk->pages);
 	more = enter(&walker, capture->regs.value[arch->pc], true);

@@ -14,6 +14,7 @@
 #include "debuginfo/cfi.h"
 #include "model/traceback.h"
 #include "target/capture.h"
+#include "target/patch.h"
 
 struct tm_walk_frame {
 	uint64_t pc;	 /* as executed: the return address for a caller */
@@ -33,10 +34,12 @@ struct tm_walk {
 				   next capture */
 	size_t fp_frames;	/* frames passed by the frame pointer for want of CFI */
 	struct tm_window_pages *pages; /* storage for stack bytes outside the window; the walk's */
-	/* Set by the caller, NULL if there is none: the pc of the program that a pc in code of ours stands for (a pad, where a
-	   signal interrupted the thread); 0: it stands for none. */
-	uint64_t (*original_pc)(void *context, uint64_t pc);
-	void *original_pc_context;
+	bool in_call; /* a frame was passed that is a call-through pad's alone, and no signal frame before it:
+			 the walk began inside a call of a patched function */
+	/* Set by the caller, NULL if there is none: what a pc in code of ours stands for (a pad; see
+	   tm_patches_pad_state). */
+	bool (*pad_state)(void *context, uint64_t pc, bool is_return_address, struct tm_pad_state *state);
+	void *pad_state_context;
 };
 
 /* A walk that is all zero is ready for use, and used again and again. Walks to the outermost frame, at most

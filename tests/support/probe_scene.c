@@ -1,6 +1,7 @@
 #include "support/probe_scene.h"
 
 #include <criterion/criterion.h>
+#include <inttypes.h>
 
 #include "target/procfs.h"
 
@@ -10,11 +11,15 @@
 #if defined(__x86_64__)
 #define JUMP_IF_NULL "test %rdi, %rdi\n\tje "
 #define JUMP_AWAY    "jmp *%rax\n"
+#define JUMP_INTO(name) "\t.byte 0xe9\n\t.long " name "+1-.-4\n" /* jmp, never with 8 bits */
 #else
 #define JUMP_IF_NULL "cbz x0, "
 #define JUMP_AWAY    "br x1\n"
+#define JUMP_INTO(name) "\tb " name "+4\n"
 #endif
 #define PLAIN "nop\n\tnop\n"
+
+#define LONG  ".rept 16\n\tnop\n\t.endr\n"
 
 #define SYMBOL(name, type) "\t.globl " name "\n\t.type " name ", %" type "\n"
 #define ALIAS(name, type, of) SYMBOL(name, type) "\t.set " name ", " of "\n"
@@ -22,6 +27,10 @@
 #define FUNCTION(name, body)                                                                                 \
 	"\t.balign 16\n" SYMBOL(name, "function") name ":\n\t" body LABEL(name "_return")                    \
 	"\tret\n\t.size " name ", .-" name "\n"
+
+#define UNWINDABLE(name, body)                                                                               \
+	"\t.balign 16\n" SYMBOL(name, "function") name ":\n\t.cfi_startproc\n\t" body LABEL(name "_return")  \
+	"\tret\n\t.cfi_endproc\n\t.size " name ", .-" name "\n"
 
 __asm__("\t.text\n"
 	FUNCTION("mi_malloc", PLAIN)
@@ -35,6 +44,12 @@ __asm__("\t.text\n"
 	FUNCTION("tc_new", PLAIN)
 	FUNCTION("mi_free", PLAIN)
 	FUNCTION("tc_delete", PLAIN)
+	UNWINDABLE("mi_valloc", LONG)
+	UNWINDABLE("mi_mallocn", LONG)
+	UNWINDABLE("tc_posix_memalign", LONG)
+	FUNCTION("mi_pvalloc", LONG)
+	UNWINDABLE("mi_memalign", LONG)
+	JUMP_INTO("mi_memalign")
 	FUNCTION("scene_chosen", PLAIN)
 	FUNCTION("scene_resolver", PLAIN)
 	ALIAS("tc_valloc", "gnu_indirect_function", "scene_resolver")
@@ -73,6 +88,22 @@ static void find_modules(struct scene *scene)
 	cr_assert_not_null(scene->program);
 }
 
+static bool no_saved_pc(void *context, struct tm_thread *thread, tm_visit_pc visit, void *visit_context)
+{
+	(void)context;
+	(void)thread;
+	(void)visit;
+	(void)visit_context;
+	return true;
+}
+
+static void make_patches(struct scene *scene)
+{
+	const struct tm_patches_config config = {&scene->fake->base, scene->pads, no_saved_pc, NULL};
+
+	scene_check(tm_patches_create(&config, &scene->patches));
+}
+
 void scene_open(struct scene *scene, const struct tm_event_sink *sink, bool with_pads)
 {
 	size_t armed = 0;
@@ -83,8 +114,16 @@ void scene_open(struct scene *scene, const struct tm_event_sink *sink, bool with
 		scene_check(tm_pads_create(&scene->fake->base, &scene->pads));
 	scene_check(tm_breakpoints_create(&scene->fake->base, scene->pads, &scene->breakpoints));
 	scene->fake->base.breakpoints = scene->breakpoints;
-	struct tm_probe_config config = {&scene->fake->base, scene->breakpoints, scene->pads, scene->modules,
-					 *sink};
+	scene_check(tm_cfi_create(scene->fake->base.arch, scene->modules, &scene->cfi));
+	if (with_pads)
+		make_patches(scene);
+	struct tm_probe_config config = {.target = &scene->fake->base,
+					 .breakpoints = scene->breakpoints,
+					 .pads = scene->pads,
+					 .patches = scene->patches,
+					 .cfi = scene->cfi,
+					 .modules = scene->modules,
+					 .sink = *sink};
 
 	scene_check(tm_probe_create(&config, &scene->probe));
 	scene_check(tm_probe_arm_module(scene->probe, scene->program, &armed));
@@ -98,10 +137,23 @@ void scene_close(struct scene *scene)
 	for (size_t i = 0; (thread = tm_target_next_thread(&scene->fake->base, &i));)
 		tm_probe_thread_gone(scene->probe, thread);
 	tm_probe_destroy(scene->probe);
+	tm_patches_destroy(scene->patches);
+	tm_cfi_destroy(scene->cfi);
 	tm_breakpoints_destroy(scene->breakpoints);
 	tm_pads_destroy(scene->pads);
 	tm_module_map_destroy(scene->modules);
 	fake_target_destroy(scene->fake);
+}
+
+void scene_restore(struct scene *scene)
+{
+	size_t foreign = 0;
+
+	if (scene->patches)
+		scene_check(tm_patches_remove_all(scene->patches, &foreign));
+	cr_assert_eq(foreign, 0);
+	scene_check(tm_breakpoints_remove_all(scene->breakpoints, &foreign));
+	cr_assert_eq(foreign, 0);
 }
 
 struct tm_thread *scene_add_thread(struct scene *scene, pid_t tid)
@@ -149,7 +201,9 @@ struct scene_call scene_enter(struct scene *scene, struct tm_thread *thread, con
 			      const char *return_address, uint64_t a, uint64_t b, uint64_t c)
 {
 	const struct tm_arch *arch = scene->fake->base.arch;
-	struct scene_call call = {function, *reg(thread, arch->sp), scene_address(return_address)};
+	struct scene_call call = {.function = function,
+				  .cfa = *reg(thread, arch->sp),
+				  .return_address = scene_address(return_address)};
 	const uint64_t arguments[] = {a, b, c};
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(arguments); i++)
@@ -197,6 +251,68 @@ void scene_leave(struct scene *scene, struct tm_thread *thread, const struct sce
 	*reg(thread, arch->sp) = call->cfa;
 	arrive(scene, thread, scene_return_word(scene, call));
 	cr_assert_eq(*reg(thread, arch->pc), call->return_address);
+}
+
+static void push_word(struct scene *scene, struct tm_thread *thread, uint64_t word)
+{
+	uint64_t *sp = reg(thread, scene->fake->base.arch->sp);
+
+	*sp -= sizeof(word);
+	scene_check(tm_target_write(&scene->fake->base, *sp, &word, sizeof(word)));
+}
+
+/* What the pushes of a pad push: psABI 3.2.3 has the arguments' registers. */
+static void push_argument(struct scene *scene, struct tm_thread *thread, uint8_t opcode)
+{
+	static const struct {
+		uint8_t opcode, argument;
+	} pushes[] = {{0x57, 0}, {0x56, 1}, {0x52, 2}};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(pushes); i++)
+		if (pushes[i].opcode == opcode)
+			push_word(scene, thread,
+				  *reg(thread, scene->fake->base.arch->arguments[pushes[i].argument]));
+}
+
+static uint64_t jump_target(struct scene *scene, uint64_t function)
+{
+	uint8_t opcode;
+	int32_t displacement;
+
+	scene_check(tm_target_read(&scene->fake->base, function, &opcode, 1));
+	scene_check(tm_target_read(&scene->fake->base, function + 1, &displacement, sizeof(displacement)));
+	cr_assert_eq(opcode, 0xe9, "0x%" PRIx64 " is not patched", function);
+	return function + 5 + (uint64_t)(int64_t)displacement;
+}
+
+struct scene_call scene_pass(struct scene *scene, struct tm_thread *thread, const char *function,
+			     const char *return_address, uint64_t a, uint64_t b, uint64_t c)
+{
+	struct scene_call call = scene_enter(scene, thread, function, return_address, a, b, c);
+	uint64_t pad_address = jump_target(scene, scene_address(function));
+	uint8_t code[TM_CALL_PAD_SIZE_MAX];
+	struct tm_call_pad pad;
+
+	scene_check(tm_target_read(&scene->fake->base, pad_address, code, sizeof(code)));
+	cr_assert(tm_call_pad_parse(scene->fake->base.arch, code, sizeof(code), &pad));
+	for (size_t i = 0; i < pad.words; i++)
+		push_argument(scene, thread, code[i]);
+	call.stop_sp = *reg(thread, scene->fake->base.arch->sp);
+	call.stop = pad_address + pad.stop;
+	push_word(scene, thread, call.stop);
+	return call;
+}
+
+void scene_pass_back(struct scene *scene, struct tm_thread *thread, const struct scene_call *call,
+		     uint64_t result)
+{
+	const struct tm_arch *arch = scene->fake->base.arch;
+
+	*reg(thread, arch->result) = result;
+	*reg(thread, arch->sp) = call->stop_sp;
+	arrive(scene, thread, call->stop);
+	*reg(thread, arch->sp) = call->cfa;
+	arrive(scene, thread, call->return_address);
 }
 
 void scene_drop(struct scene *scene, struct tm_thread *thread, const struct scene_call *call)

@@ -24,8 +24,13 @@ SCENE_FUNCTION(tc_malloc);	   /* may jump anywhere */
 SCENE_FUNCTION(tc_new);		   /* leaves by its return only */
 SCENE_FUNCTION(mi_free);
 SCENE_FUNCTION(tc_delete);
-SCENE_FUNCTION(scene_resolver); /* of the IFUNC tc_valloc */
-SCENE_FUNCTION(scene_chosen);	/* what a resolver may choose; no allocator by name */
+SCENE_FUNCTION(mi_valloc);	   /* long, and with CFI: patched on x86-64; so are the next two */
+SCENE_FUNCTION(mi_mallocn);	   /* (count, size) */
+SCENE_FUNCTION(tc_posix_memalign); /* (out, alignment, size) */
+SCENE_FUNCTION(mi_pvalloc);	   /* long, without CFI */
+SCENE_FUNCTION(mi_memalign);	   /* long, with CFI; other code jumps to its second byte */
+SCENE_FUNCTION(scene_resolver);	   /* of the IFUNC tc_valloc */
+SCENE_FUNCTION(scene_chosen);	   /* what a resolver may choose; no allocator by name */
 
 /* Return addresses in plain code. */
 extern const char scene_caller_1[], scene_caller_2[], scene_caller_3[];
@@ -36,7 +41,9 @@ struct scene {
 	struct fake_target *fake;
 	struct tm_pads *pads;
 	struct tm_breakpoints *breakpoints;
+	struct tm_patches *patches;
 	struct tm_module_map *modules;
+	struct tm_cfi *cfi;
 	struct tm_module *program; /* the test itself */
 	struct tm_probe *probe;
 	size_t stops; /* breakpoints that threads met */
@@ -45,11 +52,14 @@ struct scene {
 struct scene_call {
 	const char *function;
 	uint64_t cfa, return_address;
+	uint64_t stop, stop_sp; /* in the pad of a patched function */
 };
 
 /* Arms this program. */
 void scene_open(struct scene *scene, const struct tm_event_sink *sink, bool with_pads);
 void scene_close(struct scene *scene);
+/* Everything in the code as it was: no foreign byte is found. */
+void scene_restore(struct scene *scene);
 
 /* A thread with a stack of its own; at most four. */
 struct tm_thread *scene_add_thread(struct scene *scene, pid_t tid);
@@ -64,6 +74,14 @@ void scene_jump(struct scene *scene, struct tm_thread *thread, struct scene_call
 void scene_leave(struct scene *scene, struct tm_thread *thread, const struct scene_call *call,
 		 const char *return_instruction, uint64_t result);
 #define SCENE_LEAVE(scene, thread, call, name, result) scene_leave(scene, thread, call, name##_return, result)
+
+/* The thread calls a patched function, and passes its pad: it is in the function then, which will return to
+ * the pad. */
+struct scene_call scene_pass(struct scene *scene, struct tm_thread *thread, const char *function,
+			     const char *return_address, uint64_t a, uint64_t b, uint64_t c);
+/* The function returns to its pad, and that to the caller. */
+void scene_pass_back(struct scene *scene, struct tm_thread *thread, const struct scene_call *call,
+		     uint64_t result);
 
 /* What a jump out of calls does (longjmp, an exception): the stack pointer is as it was before `call`. */
 void scene_drop(struct scene *scene, struct tm_thread *thread, const struct scene_call *call);

@@ -132,3 +132,17 @@ Test(allocator, other_names_are_not_found)
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		cr_assert_null(tm_allocator_find(names[i]), "%s", names[i]);
 }
+
+Test(allocator, what_may_be_left_by_an_exception)
+{
+	static const struct {
+		const char *name;
+		bool throws;
+	} rows[] = {{"malloc", false},	{"_Znwm", true},      {"_ZnamRKSt9nothrow_t", true},
+		    {"tc_new", true},	{"tc_malloc", false}, {"tc_newarray_aligned", true},
+		    {"mi_new_n", true}, {"mi_zalloc", false}, {"posix_memalign", false}};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++)
+		cr_assert_eq(tm_allocator_throws(tm_allocator_find(rows[i].name)), rows[i].throws, "%s",
+			     rows[i].name);
+}

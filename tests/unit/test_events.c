@@ -24,6 +24,9 @@ static void setup(void)
 	session.target = &scene.fake->base;
 	session.modules = scene.modules;
 	session.breakpoints = scene.breakpoints;
+	session.patches = scene.patches;
+	session.walk.pad_state = tm_stacks_pad_state;
+	session.walk.pad_state_context = &session;
 	session.probe = scene.probe;
 	scene_check(tm_tracer_create(&session.tracer));
 	scene_check(tm_cfi_create(session.target->arch, session.modules, &session.cfi));
@@ -245,3 +248,79 @@ Test(events, blocks_that_are_still_there_hold_the_sum_of_their_sizes)
 	cr_assert_eq(totals().frees, 333);
 	cr_assert_eq(totals().blocks, 667);
 }
+
+#if defined(__x86_64__)
+/* Functions that are patched: their entries are not seen. */
+
+static void give_back_from(const char *caller, uint64_t address)
+{
+	struct scene_call call = scene_enter(&scene, thread, mi_free, caller, address, 0, 0);
+
+	SCENE_LEAVE(&scene, thread, &call, mi_free, 0);
+}
+
+Test(events, call_of_a_patched_function_is_one_stop_and_one_block)
+{
+	struct scene_call call = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10007, 0, 0);
+
+	cr_assert_eq(scene.stops, 0);
+	scene_pass_back(&scene, thread, &call, BLOCK);
+	cr_assert_eq(scene.stops, 1);
+	cr_assert_eq(totals().current, 10007);
+	cr_assert_eq(totals().allocations, 1);
+}
+
+Test(events, calls_inside_a_patched_function_are_none)
+{
+	struct scene_call outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10007, 0, 0);
+	struct scene_call inner = scene_pass(&scene, thread, mi_mallocn, mi_valloc + 8, 2, 10009, 0);
+
+	scene_pass_back(&scene, thread, &inner, OTHER);
+	inner = scene_enter(&scene, thread, mi_malloc, mi_valloc + 8, 10037, 0, 0);
+	SCENE_LEAVE(&scene, thread, &inner, mi_malloc, OLD);
+	cr_assert_eq(totals().allocations, 0, "neither at a stop nor at breakpoints");
+	scene_pass_back(&scene, thread, &outer, BLOCK);
+	cr_assert_eq(totals().allocations, 1);
+	cr_assert_eq(totals().allocated, 10007);
+}
+
+Test(events, failure_inside_a_patched_function_is_none)
+{
+	struct scene_call outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10007, 0, 0);
+	struct scene_call inner = scene_pass(&scene, thread, mi_mallocn, mi_valloc + 8, 2, 10009, 0);
+
+	scene_pass_back(&scene, thread, &inner, 0);
+	cr_assert_eq(totals().failed, 0);
+	scene_pass_back(&scene, thread, &outer, 0);
+	cr_assert_eq(totals().failed, 1);
+}
+
+Test(events, resize_inside_a_patched_function_keeps_the_old_block)
+{
+	struct scene_call outer, inner;
+
+	allocate(thread, 10007, OLD);
+	outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10009, 0, 0);
+	inner = scene_enter(&scene, thread, tc_realloc, mi_valloc + 8, OLD, 10037, 0);
+	SCENE_LEAVE(&scene, thread, &inner, tc_realloc, OTHER);
+	cr_assert_eq(totals().current, 10007);
+	cr_assert_eq(totals().allocations, 1);
+	scene_pass_back(&scene, thread, &outer, BLOCK);
+	cr_assert_eq(totals().current, 20016);
+}
+
+Test(events, free_inside_a_patched_function_concerns_known_blocks_only)
+{
+	struct scene_call outer;
+
+	allocate(thread, 10007, OLD);
+	outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10009, 0, 0);
+	give_back_from(mi_valloc + 8, OTHER);
+	cr_assert_eq(totals().unknown_frees, 0);
+	give_back_from(mi_valloc + 8, OLD);
+	cr_assert_eq(totals().frees, 1);
+	scene_pass_back(&scene, thread, &outer, BLOCK);
+	give_back(thread, OTHER);
+	cr_assert_eq(totals().unknown_frees, 1, "outside it counts");
+}
+#endif
