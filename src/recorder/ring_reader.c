@@ -192,11 +192,20 @@ static inline bool is_valid(const struct ring *ring, uint64_t position, struct m
 	return is_committed(ring, position, mark) && makes_sense(ring, position, mark);
 }
 
+/* Where a writer may be at work; what could be a mark is loaded again. (ThreadSanitizer would call it a
+ * race.) */
+static __attribute__((no_sanitize("thread"))) bool could_be_mark(const struct ring *ring, uint64_t position)
+{
+	uint64_t word = *(const volatile uint64_t *)header_at(ring, position);
+
+	return (uint32_t)word == (uint32_t)(position / TM_RECORD_UNIT) && word >> 48;
+}
+
 /* The first valid mark in [start, end); false: none. */
 static bool scan(const struct ring *ring, uint64_t start, uint64_t end, uint64_t *position, struct mark *mark)
 {
 	for (uint64_t at = start; at < end; at += TM_RECORD_UNIT) {
-		if (!is_valid(ring, at, mark))
+		if (!could_be_mark(ring, at) || !is_valid(ring, at, mark))
 			continue;
 		*position = at;
 		return true;

@@ -52,6 +52,17 @@ uint64_t plant_ticks(unsigned milliseconds)
 	return (__builtin_ia32_rdtsc() - first) * milliseconds;
 }
 
+#if defined(__SANITIZE_THREAD__)
+#define MAPPED_ONCE true
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MAPPED_ONCE true
+#endif
+#endif
+#ifndef MAPPED_ONCE
+#define MAPPED_ONCE false /* ThreadSanitizer knows places by their addresses */
+#endif
+
 static void *map_shared(int fd)
 {
 	void *memory = mmap(NULL, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
@@ -114,7 +125,8 @@ void plant_open(struct plant *plant, enum plant_code code)
 	int fd = memfd_create("rings", MFD_CLOEXEC);
 
 	need(fd >= 0 && !ftruncate(fd, (off_t)TM_SHARED_SIZE));
-	*plant = (struct plant){.shared = map_shared(fd), .target = map_shared(fd)};
+	*plant = (struct plant){.shared = map_shared(fd)};
+	plant->target = MAPPED_ONCE ? (uint8_t *)plant->shared : map_shared(fd);
 	close(fd);
 	need(!madvise(plant->target, TM_SHARED_SIZE, MADV_DONTFORK));
 	if (code == PLANT_IMAGE)
@@ -135,7 +147,8 @@ void plant_close(struct plant *plant)
 {
 	tm_ring_reader_destroy(plant->reader);
 	munmap(plant->shared, TM_SHARED_SIZE);
-	munmap(plant->target, TM_SHARED_SIZE);
+	if (!MAPPED_ONCE)
+		munmap(plant->target, TM_SHARED_SIZE);
 	if (plant->image)
 		munmap(plant->image, TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE);
 }

@@ -10,6 +10,8 @@ static const struct {
 	const char *name;
 	struct stress stress;
 } runs[] = {
+	/* Without a margin records are read as soon as they are committed. */
+	{"one thread", {.threads = 1, .generations = 1, .calls = 100000, .addresses = 64, .codes = 1}},
 	{"threads", {.threads = 4, .generations = 1, .calls = 30000, .addresses = 64, .codes = 1}},
 	{"waiting",
 	 {.threads = 3, .generations = 1, .calls = 30000, .addresses = 64, .codes = 1, .slow_reader = true}},

@@ -355,6 +355,7 @@ static void expect_the_end_to_be_noticed(bool fresh)
 		uint64_t recorded;
 
 		call_through(IS_DISABLED, at);
+		drain();
 		recorded = heads();
 		for (unsigned i = 0; i < TM_RINGS; i++)
 			cr_expect_eq(scene.plant.control->threads[i].inside, 0);
@@ -362,7 +363,6 @@ static void expect_the_end_to_be_noticed(bool fresh)
 		cr_expect_eq(heads(), recorded);
 		scene.plant.control->enabled = 1;
 	}
-	drain();
 	expect_at_most_once(OUTER);
 	cr_expect_eq(tm_ring_reader_abandoned(scene.plant.reader), 0);
 	cr_expect_gt(scene.seen_count, 10);
