@@ -201,18 +201,26 @@ static __attribute__((noinline, cold)) struct tm_recorder_thread *claim(uint64_t
 	return NULL;
 }
 
-static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
+static __attribute__((noinline)) struct tm_recorder_thread *search_thread(uint64_t pointer)
 {
 	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
 		struct tm_recorder_thread *thread = &control->threads[at];
 		uint64_t present = load(&thread->thread_pointer);
 
-		if (__builtin_expect(present == pointer, 1))
+		if (present == pointer)
 			return thread;
 		if (!present)
 			break;
 	}
 	return claim(pointer);
+}
+
+static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
+{
+	struct tm_recorder_thread *likely = &control->threads[slot_of(pointer)];
+
+	return __builtin_expect(load(&likely->thread_pointer) == pointer, 1) ? likely
+									     : search_thread(pointer);
 }
 
 /* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the
@@ -254,15 +262,16 @@ static __attribute__((noinline, cold)) bool has_jumped(uint64_t inside, uint64_t
 /*
  * `inside` is set before `enabled` is looked at, and nothing of the memory file is touched before that, so
  * that whoever has cleared `enabled` knows from `inside` when the thread has left the file alone. (Not at
- * once: the store may be visible later than the load was made. shared.h)
+ * once: the store may be visible later than the load was made. shared.h) It is part of each entry: as a
+ * function it would keep the writer in memory.
  */
-static inline bool begin(struct writer *writer, uint64_t sp)
+static inline __attribute__((always_inline)) bool begin(struct writer *writer, uint64_t sp)
 {
 	struct tm_recorder_thread *thread;
 	unsigned index;
 	bool jumped;
 
-	if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
+	if (__builtin_expect(!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE), 0))
 		return false;
 	thread = find_thread(thread_pointer());
 	if (!thread)
@@ -674,7 +683,7 @@ ENTRY void tm_slot_enter(uint64_t block, uint64_t slot)
 {
 	struct writer writer;
 
-	if (!begin(&writer, STACK_POINTER))
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	if (block == load(&control->last_block)) /* a raw block's thread need not hold the lock */
 		store(&control->last_block, 0);
@@ -707,7 +716,7 @@ ENTRY uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64
 	struct writer writer;
 	struct stack stack;
 
-	if (!begin(&writer, STACK_POINTER))
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return block;
 	if (!block && !old) {
 		put_fail(&writer);
@@ -737,7 +746,7 @@ ENTRY void tm_slot_reference(uint64_t object)
 	struct writer writer;
 	struct stack stack;
 
-	if (!begin(&writer, STACK_POINTER))
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	find_stack(&writer, false, &stack);
 	if (!is_in_last_block(object, &stack))
