@@ -135,6 +135,23 @@ Test(patched, a_tail_jump_to_it_is_the_pending_calls)
 	cr_assert_eq(recorded.events[0].size, 10007);
 }
 
+Test(patched, a_pending_call_that_it_jumped_to_returns_at_the_stop)
+{
+	struct scene_call outer = PASS(mi_valloc, scene_caller_1, 10007, 0, 0), inner;
+
+	/* mi_valloc jumps: what it jumps to returns to the pad. */
+	thread->regs.value[scene.fake->base.arch->sp] = outer.stop_sp;
+	inner = ENTER(tc_malloc, (const char *)(uintptr_t)outer.stop, 10009, 0, 0);
+	cr_assert_eq(scene_return_word(&scene, &inner), outer.stop);
+	scene.stops = 0;
+	LEAVE(inner, tc_malloc, BLOCK);
+	cr_assert_eq(scene.stops, 1);
+	EXPECT(TM_EVENT_ALLOCATE, TM_EVENT_ALLOCATE);
+	cr_assert_eq(recorded.events[0].size, 10009, "which a walk will know as nested");
+	cr_assert_eq(recorded.events[1].size, 10007);
+	cr_assert_eq(recorded.events[1].first_word, scene_address(scene_caller_1));
+}
+
 Test(patched, in_a_handler_that_interrupted_a_pending_call_it_counts)
 {
 	struct scene_call outer = ENTER(tc_new, scene_caller_1, 10007, 0, 0), inner;
