@@ -300,8 +300,8 @@ static struct tm_error *watch_return(struct tm_probe *probe, struct tm_thread *t
 	const struct tm_module *module;
 	struct tm_error *err;
 
-	if (tm_map_get(&probe->returns, address))
-		return NULL;
+	if (tm_map_get(&probe->returns, address) || tm_map_get(&probe->stops, address))
+		return NULL; /* the latter: a patched function has jumped here */
 	module = tm_module_map_find(probe->config.modules, address);
 	if (!module || module->is_vdso)
 		return tm_trampoline_redirect(probe, thread, call);
@@ -500,8 +500,10 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 	if (address == probe->trampoline)
 		return hit_trampoline(probe, thread, state);
 	function = tm_function_at(&probe->stops, address);
-	if (function)
-		return tm_call_passed(probe, thread, state, function);
+	if (function) {
+		err = returned(probe, thread, state, address);
+		return err ? err : tm_call_passed(probe, thread, state, function);
+	}
 	if (tm_map_get(&probe->returns, address))
 		err = returned(probe, thread, state, address);
 	else

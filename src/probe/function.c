@@ -139,6 +139,15 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function, u
 
 /* ---- arming ---- */
 
+/* A symbol that names a place inside another function's first instructions. */
+static struct tm_error *insert_entry(struct tm_probe *probe, uint64_t address)
+{
+	if (probe->config.patches && tm_patches_cover(probe->config.patches, address))
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "it begins inside the jump that another function begins with now");
+	return tm_breakpoint_insert(probe->config.breakpoints, address);
+}
+
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
 				 uint64_t size, bool is_resolver)
 {
@@ -161,7 +170,7 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 		return tm_error_out_of_memory();
 	}
 	choose_exits(probe, function, size);
-	err = function->stop ? NULL : tm_breakpoint_insert(probe->config.breakpoints, address);
+	err = function->stop ? NULL : insert_entry(probe, address);
 	if (err) {
 		tm_map_remove(&probe->entries, address);
 		free(function);

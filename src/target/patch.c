@@ -156,6 +156,16 @@ static bool stack_holds_pc(const struct tm_patches *patches, const struct tm_thr
 	return false;
 }
 
+bool tm_patches_cover(const struct tm_patches *patches, uint64_t address)
+{
+	const struct tm_patch *patch;
+
+	for (size_t i = 0; (patch = next(patches, &i));)
+		if (is_inside(patches, patch->address, address))
+			return true;
+	return false;
+}
+
 static struct tm_error *check_stacks(const struct tm_patches *patches, uint64_t address)
 {
 	for (size_t i = 0; i < patches->saved_pcs.count; i++)

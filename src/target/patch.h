@@ -63,6 +63,8 @@ struct tm_error *tm_call_pad_place(struct tm_patches *patches, uint64_t address,
 				   uint64_t *pad);
 
 bool tm_patch_at(const struct tm_patches *patches, uint64_t address); /* is that function patched? */
+/* Does the address lie behind the first byte of a jump? No breakpoint may be inserted there. */
+bool tm_patches_cover(const struct tm_patches *patches, uint64_t address);
 size_t tm_patches_count(const struct tm_patches *patches);
 
 /*

@@ -95,6 +95,34 @@ class Inside(LiveTest):
 
 
 @unittest.skipUnless(platform.machine() == "x86_64", "no function is patched on other machines yet")
+class Hidden(LiveTest):
+    """A signal frame leads back into the bytes that a jump would replace."""
+
+    def check(self, mode):
+        for build in BUILDS:
+            with self.subTest(build):
+                target = start_ready(self, build, mode)
+                before = code_of(target.pid)
+                trace = attach(self, target.pid, "-v")
+                target.send()
+                ledger = target.json(60)
+                report = trace.finish_trace()
+                self.assertRegex(report.printed,
+                                 r" malloc at 0x\w+ in \S+inside\S+ keeps breakpoints: a signal handler will return")
+                self.assert_totals(report, ledger)
+                self.assert_code_unchanged(target.pid, before)
+                trace = attach(self, target.pid, "-v")  # the handler has returned meanwhile
+                self.assertNotRegex(trace.finish_trace().printed, r" malloc at \S+ in \S+inside\S+ keeps")
+                target.finish()
+
+    def test_on_the_threads_own_stack(self):
+        self.check("first-bytes")
+
+    def test_on_an_alternate_stack(self):
+        self.check("first-bytes-altstack")
+
+
+@unittest.skipUnless(platform.machine() == "x86_64", "no function is patched on other machines yet")
 class Which(LiveTest):
     def test_functions_that_are_not_patched_are_told_with_the_reason(self):
         done = run_tmtrace("-v", "-o", os.path.join(self.directory(), "report.tmt"), "--", fixture("pairs"), 5, 10)

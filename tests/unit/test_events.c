@@ -284,6 +284,17 @@ Test(events, calls_inside_a_patched_function_are_none)
 	cr_assert_eq(totals().allocated, 10007);
 }
 
+Test(events, a_call_that_a_patched_function_jumps_to_is_none)
+{
+	struct scene_call outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10007, 0, 0), inner;
+
+	thread->regs.value[scene.fake->base.arch->sp] = outer.stop_sp;
+	inner = scene_enter(&scene, thread, tc_malloc, (const char *)(uintptr_t)outer.stop, 10009, 0, 0);
+	SCENE_LEAVE(&scene, thread, &inner, tc_malloc, BLOCK);
+	cr_assert_eq(totals().allocations, 1);
+	cr_assert_eq(totals().allocated, 10007);
+}
+
 Test(events, failure_inside_a_patched_function_is_none)
 {
 	struct scene_call outer = scene_pass(&scene, thread, mi_valloc, scene_caller_1, 10007, 0, 0);

@@ -144,6 +144,9 @@ Test(patch, is_a_jump_to_the_pad)
 	cr_assert_eq(function(JUMP) + (uint64_t)(int64_t)displacement, pad_address);
 	cr_assert_arr_eq(present + JUMP, body + JUMP, sizeof(body) - JUMP);
 	cr_assert(tm_patch_at(patches, function(0)));
+	cr_assert_not(tm_patches_cover(patches, function(0)));
+	cr_assert(tm_patches_cover(patches, function(1)) && tm_patches_cover(patches, function(JUMP - 1)));
+	cr_assert_not(tm_patches_cover(patches, function(JUMP)));
 	cr_assert_not(tm_patch_at(patches, function(64)));
 }
 

@@ -1,6 +1,7 @@
 /* Functions that are patched, on the fake target: what the one stop tells, and which keep their breakpoints.
  */
 #include <criterion/criterion.h>
+#include <string.h>
 
 #include "support/event_recorder.h"
 #include "support/probe_scene.h"
@@ -10,6 +11,15 @@
 #define OTHER 0x30000u
 
 #if defined(__x86_64__)
+/* A function with a second entry inside what a jump would replace. */
+extern const char mi_calloc_aligned[], mi_zalloc_small[];
+__asm__("\t.text\n\t.balign 16\n"
+	"\t.globl mi_calloc_aligned\n\t.type mi_calloc_aligned, %function\nmi_calloc_aligned:\n"
+	"\t.cfi_startproc\n\t.rept 16\n\tnop\n\t.endr\n\tret\n\t.cfi_endproc\n"
+	"\t.size mi_calloc_aligned, .-mi_calloc_aligned\n"
+	"\t.globl mi_zalloc_small\n\t.type mi_zalloc_small, %function\n"
+	"\t.set mi_zalloc_small, mi_calloc_aligned+2\n\t.size mi_zalloc_small, 4\n");
+
 static struct scene scene;
 static struct tm_thread *thread;
 
@@ -53,6 +63,17 @@ Test(patched, are_not_those_without_cfi_nor_those_that_are_jumped_into)
 	cr_assert(fake_target_traps_at(scene.fake, scene_address(mi_pvalloc)));
 	cr_assert_not(is_patched(mi_memalign));
 	cr_assert(fake_target_traps_at(scene.fake, scene_address(mi_memalign)));
+}
+
+Test(patched, no_breakpoint_stands_inside_a_jump)
+{
+	bool patched = is_patched(mi_calloc_aligned);
+
+	/* Whichever of the two was found first has its way. */
+	cr_assert_eq(tm_breakpoint_find(scene.breakpoints, scene_address(mi_zalloc_small)) == NULL, patched);
+	cr_assert_eq(tm_breakpoint_find(scene.breakpoints, scene_address(mi_calloc_aligned)) == NULL,
+		     patched);
+	cr_assert_eq(strstr(recorded.warning, "inside the jump") != NULL, patched, "%s", recorded.warning);
 }
 
 Test(patched, a_call_is_one_stop_and_one_event)
@@ -133,6 +154,23 @@ Test(patched, a_tail_jump_to_it_is_the_pending_calls)
 	scene_pass_back(&scene, thread, &inner, BLOCK);
 	EXPECT(TM_EVENT_ALLOCATE);
 	cr_assert_eq(recorded.events[0].size, 10007);
+}
+
+Test(patched, a_pending_call_that_it_jumped_to_returns_at_the_stop)
+{
+	struct scene_call outer = PASS(mi_valloc, scene_caller_1, 10007, 0, 0), inner;
+
+	/* mi_valloc jumps: what it jumps to returns to the pad. */
+	thread->regs.value[scene.fake->base.arch->sp] = outer.stop_sp;
+	inner = ENTER(tc_malloc, (const char *)(uintptr_t)outer.stop, 10009, 0, 0);
+	cr_assert_eq(scene_return_word(&scene, &inner), outer.stop);
+	scene.stops = 0;
+	LEAVE(inner, tc_malloc, BLOCK);
+	cr_assert_eq(scene.stops, 1);
+	EXPECT(TM_EVENT_ALLOCATE, TM_EVENT_ALLOCATE);
+	cr_assert_eq(recorded.events[0].size, 10009, "which a walk will know as nested");
+	cr_assert_eq(recorded.events[1].size, 10007);
+	cr_assert_eq(recorded.events[1].first_word, scene_address(scene_caller_1));
 }
 
 Test(patched, in_a_handler_that_interrupted_a_pending_call_it_counts)
