@@ -425,6 +425,7 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording)
 
 	if (!recording->region || !recording->memory)
 		return NULL;
+	tm_log_info("recorder: threads waited for a look %" PRIu64 " times", tm_recording_doorbell(recording));
 	err = set_enabled(recording, 0);
 	for (unsigned i = 0; !err && i < LEAVE_TRIES; i++) {
 		err = find_insider(recording, &inside);
