@@ -20,7 +20,7 @@ static const char usage[] =
 	"  --group-by KEY    lineno (default), filename, traceback, function, module or thread\n"
 	"  --cumulative      give each frame of a traceback its share, not only the most recent one\n"
 	"                    (as tracemalloc does: once per occurrence, so recursion counts again)\n"
-	"  --at NAME         snapshot: end (default), peak, or another one that the file has\n"
+	"  --at NAME         snapshot: end (default), peak, or another one that the report lists\n"
 	"  --limit N         show N groups; 0 shows all (default: 10 as text, all as JSON)\n"
 	"  --format FORMAT   text (default) or json\n"
 	"  --help            this text\n";

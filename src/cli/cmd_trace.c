@@ -30,6 +30,7 @@ struct trace {
 /* ---- signals ---- */
 
 static volatile sig_atomic_t stop_requested;
+static volatile sig_atomic_t snapshots_requested;
 static volatile sig_atomic_t interrupts;
 static volatile sig_atomic_t interrupts_to_stop = 1;
 
@@ -46,6 +47,12 @@ static void on_end(int signal)
 {
 	(void)signal;
 	stop_requested = 1;
+}
+
+static void on_snapshot(int signal)
+{
+	(void)signal;
+	snapshots_requested++;
 }
 
 /* Without SA_RESTART: the session's wait must come back. A signal that was ignored when we came (nohup) stays
@@ -65,6 +72,7 @@ static void catch_signals(void)
 	catch_signal(SIGTERM, on_end);
 	catch_signal(SIGHUP, on_end);
 	catch_signal(SIGQUIT, on_end);
+	catch_signal(SIGUSR1, on_snapshot);
 	signal(SIGPIPE, SIG_IGN); /* a reader that went away must not end us with breakpoints in the target */
 }
 
@@ -252,6 +260,19 @@ static void show_status(void *context, const struct tm_session_status *status)
 	trace->line_shown = true;
 }
 
+static void show_snapshot(void *context, const char *name, const struct tm_session_status *status)
+{
+	struct trace *trace = context;
+	char current[32];
+
+	if (trace->quiet)
+		return;
+	clear_line(trace);
+	fprintf(stderr, "tmtrace: snapshot %s taken at %.1f s: %s in %" PRIu64 " blocks\n", name,
+		(double)status->elapsed_ns / 1e9, tm_format_size((double)status->current, false, current),
+		status->blocks);
+}
+
 static void show_warning(void *context, const char *text)
 {
 	struct trace *trace = context;
@@ -367,13 +388,15 @@ static int run(struct trace *trace)
 
 int tm_cmd_trace(int argc, char **argv)
 {
-	struct trace trace = {.limit = 10, .session = {.stop = &stop_requested}};
+	struct trace trace = {.limit = 10,
+			      .session = {.stop = &stop_requested, .snapshots = &snapshots_requested}};
 	int status = parse(&trace, argc, argv);
 
 	trace.status_line = !trace.quiet && isatty(STDERR_FILENO);
 	trace.session.context = &trace;
 	trace.session.started = show_started;
 	trace.session.status = show_status;
+	trace.session.snapshot = show_snapshot;
 	trace.session.warning = show_warning;
 	trace.session.saving = show_saving;
 	if (!status)

@@ -31,6 +31,7 @@ static const char help[] =
 	"  -h, --help           print this; `tmtrace report --help` for that command\n"
 	"  -V, --version        print the version\n"
 	"\n"
+	"A signal SIGUSR1 to tmtrace takes a snapshot; `tmtrace report --at NAME` shows it.\n"
 	"Exit status: of COMMAND (128+N if signal N ended it, 127 if it is not found, 126 if it cannot be\n"
 	"executed); with --attach 0; 2 for an error of tmtrace's own.\n";
 

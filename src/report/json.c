@@ -48,11 +48,8 @@ static const struct meta_member target_members[] = {
 };
 
 static const struct meta_member trace_members[] = {
-	{"probe", META_STRING},
-	{"nframe", META_NUMBER},
-	{"started", META_STRING},
-	{"duration_ns", META_NUMBER},
-	{"fp_frames", META_NUMBER},
+	{"probe", META_STRING},	      {"nframe", META_NUMBER},	  {"started", META_STRING},
+	{"duration_ns", META_NUMBER}, {"fp_frames", META_NUMBER},
 };
 
 static void put_meta(FILE *out, const struct tm_report *report, const struct meta_member *member)
@@ -94,6 +91,17 @@ static void put_trace(FILE *out, const struct tm_report *report, const struct tm
 		tm_group_by_name(options->group_by));
 	put_bool(out, options->cumulative);
 	fputs(",\n", out);
+}
+
+static void put_snapshots(FILE *out, const struct tm_report_view *view)
+{
+	fputs(" \"snapshots\": [", out);
+	for (size_t i = 0; i < view->snapshot_count; i++) {
+		fprintf(out, "%s{\"name\": ", i ? ", " : "");
+		tm_json_put_string(out, view->snapshots[i].name);
+		fprintf(out, ", \"time\": %" PRIu64 "}", view->snapshots[i].time);
+	}
+	fputs("],\n", out);
 }
 
 static void put_totals_members(FILE *out, const struct tm_totals *totals)
@@ -199,6 +207,7 @@ struct tm_error *tm_render_json(struct tm_report *report, const struct tm_report
 	fputs("{\"version\": 1,\n", out);
 	put_target(out, report);
 	put_trace(out, report, view, options);
+	put_snapshots(out, view);
 	put_totals(out, view);
 	put_cuts(out, view);
 	fputs(" \"statistics\": [", out);

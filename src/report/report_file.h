@@ -126,6 +126,11 @@ struct tm_report_view {
 		uint64_t tracebacks;
 	} cuts[TM_CUT_COUNT]; /* tracebacks cut short, by reason, most first */
 	size_t cut_count;
+	const struct tm_report_moment {
+		const char *name;
+		uint64_t time;
+	} *snapshots; /* all that the file has, oldest first */
+	size_t snapshot_count;
 };
 struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, struct tm_report_view *view);
 

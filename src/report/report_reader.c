@@ -27,6 +27,7 @@ struct loaded {
 	struct tm_report_tables tables;
 	struct tm_vector(struct tm_trace) traces;
 	struct tm_vector(struct tm_snapshot_domain) domains;
+	struct tm_vector(struct tm_report_moment) snapshots;
 	uint64_t cuts[TM_CUT_COUNT]; /* distinct tracebacks */
 };
 
@@ -232,6 +233,7 @@ static void loaded_destroy(struct loaded *loaded)
 	tm_report_tables_deinit(&loaded->tables);
 	tm_vector_deinit(&loaded->traces);
 	tm_vector_deinit(&loaded->domains);
+	tm_vector_deinit(&loaded->snapshots);
 	free(loaded);
 }
 
@@ -299,6 +301,20 @@ static struct tm_error *find_snapshot(const struct tm_database *database, const 
 	*id = sqlite3_column_int64(statement, 0);
 	*time = (uint64_t)sqlite3_column_int64(statement, 1);
 	return NULL;
+}
+
+static const char snapshots_sql[] = "SELECT name, time FROM snapshot WHERE ? ORDER BY time, id";
+
+static struct tm_error *read_moment(struct loaded *loaded, const struct tm_database *database,
+				    sqlite3_stmt *row)
+{
+	const char *name = (const char *)sqlite3_column_text(row, 0);
+	struct tm_report_moment moment = {.time = (uint64_t)sqlite3_column_int64(row, 1)};
+
+	if (!name)
+		return tm_report_damaged(database, "a row of its snapshots");
+	moment.name = tm_report_tables_string(&loaded->tables, name);
+	return moment.name && tm_vector_push(&loaded->snapshots, moment) ? NULL : tm_error_out_of_memory();
 }
 
 static struct tm_totals column_totals(sqlite3_stmt *row, int column)
@@ -416,6 +432,8 @@ static struct tm_error *load(struct loaded *loaded, const struct tm_report *repo
 	if (!err)
 		err = tm_report_tables_load(&loaded->tables, &database, &report->skip);
 	if (!err)
+		err = read_rows(loaded, &database, snapshots_sql, 1, read_moment);
+	if (!err)
 		err = read_rows(loaded, &database, domains_sql, id, read_domain);
 	if (!err)
 		err = read_rows(loaded, &database, statistics_sql, id, read_statistic);
@@ -454,6 +472,8 @@ struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, 
 	result.domain_count = loaded->domains.count;
 	result.traces = loaded->traces.items;
 	result.trace_count = loaded->traces.count;
+	result.snapshots = loaded->snapshots.items;
+	result.snapshot_count = loaded->snapshots.count;
 	list_cuts(loaded, &result);
 	*view = result;
 	return NULL;

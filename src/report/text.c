@@ -85,6 +85,28 @@ static void put_snapshot(FILE *out, const struct tm_report_view *view)
 		fprintf(out, ", taken at %.1f s\n", seconds(view->time));
 }
 
+static bool is_at_every_end(const char *name)
+{
+	return strcmp(name, "end") == 0 || strcmp(name, "peak") == 0;
+}
+
+/* Those that not every report has. */
+static void put_snapshot_names(FILE *out, const struct tm_report_view *view)
+{
+	const char *separator = "Snapshots (--at NAME): ";
+
+	for (size_t i = 0; i < view->snapshot_count; i++) {
+		if (is_at_every_end(view->snapshots[i].name))
+			continue;
+		fputs(separator, out);
+		put_text(out, view->snapshots[i].name);
+		fprintf(out, " at %.1f s", seconds(view->snapshots[i].time));
+		separator = ", ";
+	}
+	if (*separator == ',')
+		fputs(", peak, end\n", out);
+}
+
 static void put_header(FILE *out, const struct tm_report *report, const struct tm_report_view *view)
 {
 	const char *duration = tm_report_meta(report, "duration_ns");
@@ -97,6 +119,7 @@ static void put_header(FILE *out, const struct tm_report *report, const struct t
 	if (duration)
 		fprintf(out, " after %.1f s", seconds(strtoull(duration, NULL, 10)));
 	fputc('\n', out);
+	put_snapshot_names(out, view);
 	put_snapshot(out, view);
 }
 

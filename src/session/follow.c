@@ -233,18 +233,14 @@ struct tm_error *tm_follow_attached(struct tm_session *session)
 
 static struct tm_error *forget_image(struct tm_session *session)
 {
-	struct tm_snapshot *snapshot = NULL;
 	struct tm_error *err;
 	char name[32];
 
 	snprintf(name, sizeof(name), "exec-%u", ++session->exec_count);
-	err = tm_snapshot_take(session->tracer, TM_SNAPSHOT_LIVE, name, session->now_ns, false, &snapshot);
-	if (err)
-		return err;
-	if (!tm_vector_push(&session->snapshots, snapshot))
-		return tm_error_out_of_memory();
-	tm_tracer_new_epoch(session->tracer);
-	return NULL;
+	err = tm_snapshots_take(session, name);
+	if (!err)
+		tm_tracer_new_epoch(session->tracer);
+	return err;
 }
 
 static uint64_t entry_point(const struct tm_session *session)

@@ -17,20 +17,21 @@ struct tm_saver {
 	/* under the mutex: */
 	bool quit, busy;
 	struct tm_snapshot *snapshot; /* to be saved; NULL: nothing to do */
+	struct tm_vector(const struct tm_snapshot *)
+		snapshots; /* all that are to be saved: named ones, the session's, and it */
 	struct tm_vector(struct tm_report_thread) threads;
 	struct tm_vector(struct tm_report_sample) samples;
 	struct tm_error *err; /* of a save */
 };
 
-static struct tm_error *save(struct tm_saver *saver, const struct tm_snapshot *snapshot)
+static struct tm_error *save(struct tm_saver *saver)
 {
-	const struct tm_snapshot *snapshots[] = {snapshot};
 	struct tm_report_save request = {
 		.tracebacks = tm_tracer_tracebacks(saver->session->tracer),
 		.modules = saver->session->modules,
 		.named = tm_python_named_frames(saver->session),
-		.snapshots = snapshots,
-		.snapshot_count = 1,
+		.snapshots = saver->snapshots.items,
+		.snapshot_count = saver->snapshots.count,
 		.threads = saver->threads.items,
 		.thread_count = saver->threads.count,
 		.samples = saver->samples.items,
@@ -55,11 +56,11 @@ static void *run(void *context)
 
 		saver->busy = true;
 		pthread_mutex_unlock(&saver->mutex);
-		err = save(saver, snapshot);
+		err = save(saver);
 		tm_snapshot_destroy(snapshot);
 		pthread_mutex_lock(&saver->mutex);
 		saver->busy = false;
-		saver->threads.count = saver->samples.count = 0;
+		saver->threads.count = saver->samples.count = saver->snapshots.count = 0;
 		if (saver->err)
 			tm_error_destroy(err);
 		else
@@ -101,6 +102,17 @@ struct tm_error *tm_saver_create(struct tm_session *session, struct tm_saver **o
 	return NULL;
 }
 
+/* Named ones that no save has had yet, and the present state. */
+static bool list_snapshots(struct tm_saver *saver)
+{
+	struct tm_session *session = saver->session;
+
+	for (; session->snapshots_offered < session->snapshots.count; session->snapshots_offered++)
+		if (!tm_vector_push(&saver->snapshots, session->snapshots.items[session->snapshots_offered]))
+			return false;
+	return tm_vector_push(&saver->snapshots, saver->snapshot);
+}
+
 static void copy_lists(struct tm_saver *saver)
 {
 	struct tm_session *session = saver->session;
@@ -128,7 +140,7 @@ void tm_saver_offer(struct tm_saver *saver)
 							session->now_ns, false, &saver->snapshot);
 
 		tm_error_destroy(err); /* no memory for a copy now: the next one, or the end */
-		if (!err)
+		if (!err && list_snapshots(saver))
 			copy_lists(saver);
 		pthread_cond_signal(&saver->wake);
 	}
@@ -145,6 +157,7 @@ struct tm_error *tm_saver_finish(struct tm_saver *saver)
 	pthread_mutex_unlock(&saver->mutex);
 	pthread_join(saver->thread, NULL);
 	err = saver->err;
+	tm_vector_deinit(&saver->snapshots);
 	tm_vector_deinit(&saver->threads);
 	tm_vector_deinit(&saver->samples);
 	pthread_mutex_destroy(&saver->mutex);

@@ -41,26 +41,6 @@ void tm_session_warn(void *context, const char *text)
 
 /* ---- what happens by the clock ---- */
 
-static void report_status(struct tm_session *session)
-{
-	struct tm_totals totals = tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE);
-	uint64_t events = totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
-	uint64_t passed = session->now_ns - session->status_ns;
-	struct tm_session_status status = {
-		.elapsed_ns = session->now_ns,
-		.current = totals.current,
-		.peak = totals.peak,
-		.blocks = totals.blocks,
-		.events = events,
-		.events_per_second = passed ? (events - session->status_events) * 1000000000u / passed : 0,
-	};
-
-	session->status_ns = session->now_ns;
-	session->status_events = events;
-	if (session->config->status)
-		session->config->status(session->config->context, &status);
-}
-
 static void take_sample(struct tm_session *session)
 {
 	struct tm_totals totals = tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE);
@@ -76,7 +56,7 @@ static void tick(struct tm_session *session)
 	session->next_tick_ns = session->now_ns + TICK_NS;
 	tm_python_tick(session);
 	if (session->now_ns - session->status_ns >= STATUS_NS)
-		report_status(session);
+		tm_status_report(session);
 	if (session->now_ns >= session->next_sample_ns) {
 		session->next_sample_ns = session->now_ns + SAMPLE_NS;
 		take_sample(session);
@@ -251,6 +231,8 @@ static struct tm_error *loop(struct tm_session *session)
 	struct tm_stop stop;
 
 	while (!err && !session->ended) {
+		bool asked_to_stop;
+
 		err = next_stop(session, &stop);
 		session->now_ns = monotonic_ns() - session->begin_ns;
 		if (!err)
@@ -262,11 +244,14 @@ static struct tm_error *loop(struct tm_session *session)
 			tm_error_destroy(err);
 			err = NULL;
 		}
+		asked_to_stop = *config->stop; /* read before the requests: one that came before it is not lost */
+		if (!err)
+			err = tm_snapshots_take_requested(session);
 		if (session->now_ns >= session->next_tick_ns)
 			tick(session);
 		if (session->ended)
 			break;
-		if (*config->stop || (config->duration_ns && session->now_ns >= config->duration_ns))
+		if (asked_to_stop || (config->duration_ns && session->now_ns >= config->duration_ns))
 			session->ended = "detached";
 	}
 	return err;

@@ -44,11 +44,14 @@ struct tm_session_config {
 	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
 	volatile sig_atomic_t *stop; /* set by a signal handler: end the trace */
+	volatile sig_atomic_t *snapshots; /* how many a signal handler has asked for so far; may be NULL */
 
 	void *context; /* of the callbacks; each may be NULL */
 	/* what: "N functions in M modules", "CPython 3.11.2 in /usr/bin/python3.11" */
 	void (*started)(void *context, pid_t pid, const char *comm, const char *what);
 	void (*status)(void *context, const struct tm_session_status *status); /* about twice a second */
+	/* A snapshot that was asked for is taken. */
+	void (*snapshot)(void *context, const char *name, const struct tm_session_status *status);
 	void (*warning)(void *context, const char *text);
 	void (*saving)(void *context, size_t done,
 		       size_t total); /* frames named, while the report is written */

@@ -1,7 +1,8 @@
 /*
  * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
  * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, events.c feeds the model,
- * saver.c writes the report while the trace goes on, record.c its beginning and end.
+ * snapshots.c takes named snapshots, saver.c writes the report while the trace goes on, record.c its beginning
+ * and end, status.c tells how it goes.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -78,6 +79,8 @@ struct tm_session {
 
 	/* what the report tells besides */
 	struct tm_vector(struct tm_snapshot *) snapshots; /* named ones, kept to the end */
+	size_t snapshots_offered;			  /* of them, to the saver */
+	unsigned snapshots_taken;			  /* of those that the user asked for */
 	struct tm_vector(struct tm_report_thread) threads;
 	struct tm_map thread_index;			   /* tid -> index of its latest row in threads */
 	struct tm_vector(struct tm_report_sample) samples; /* not saved yet */
@@ -134,6 +137,14 @@ void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
 const struct tm_named_frames *tm_python_named_frames(const struct tm_session *session); /* or NULL */
+
+/* snapshots.c */
+struct tm_error *tm_snapshots_take(struct tm_session *session, const char *name);
+struct tm_error *tm_snapshots_take_requested(struct tm_session *session);
+
+/* status.c */
+void tm_status_get(const struct tm_session *session, struct tm_session_status *status);
+void tm_status_report(struct tm_session *session); /* to the user; begins the next span of events_per_second */
 
 /* events.c */
 struct tm_error *tm_events_take(void *session, const struct tm_event *event);

@@ -1,5 +1,6 @@
 /* From a thread at a breakpoint to the model's numbers: the probe's events as the session takes them. */
 #include <criterion/criterion.h>
+#include <inttypes.h>
 
 #include "session/session_internal.h"
 #include "support/probe_scene.h"
@@ -335,3 +336,40 @@ Test(events, free_inside_a_patched_function_concerns_known_blocks_only)
 	cr_assert_eq(totals().unknown_frees, 1, "outside it counts");
 }
 #endif
+
+/* ---- snapshots that the user asks for ---- */
+
+static char told[200];
+
+static void tell(void *context, const char *name, const struct tm_session_status *status)
+{
+	size_t length = strlen(told);
+
+	(void)context;
+	snprintf(told + length, sizeof(told) - length, "%s:%" PRIu64 " ", name, status->current);
+}
+
+Test(events, each_request_is_a_snapshot_of_its_own)
+{
+	volatile sig_atomic_t requests = 0;
+
+	config.snapshots = &requests;
+	config.snapshot = tell;
+	scene_check(tm_snapshots_take_requested(&session));
+	cr_assert_eq(session.snapshots.count, 0);
+	allocate(thread, 10007, BLOCK);
+	requests = 3;
+	scene_check(tm_snapshots_take_requested(&session));
+	scene_check(tm_snapshots_take_requested(&session));
+	give_back(thread, BLOCK);
+	requests = 4;
+	scene_check(tm_snapshots_take_requested(&session));
+	cr_assert_str_eq(told, "1:10007 2:10007 3:10007 4:0 ");
+	cr_assert_eq(session.snapshots.count, 4);
+	cr_assert_str_eq(session.snapshots.items[3]->name, "4");
+	cr_assert_eq(session.snapshots.items[2]->domains[0].totals.current, 10007);
+	cr_assert_eq(session.snapshots.items[3]->domains[0].totals.current, 0);
+	for (size_t i = 0; i < session.snapshots.count; i++)
+		tm_snapshot_destroy(session.snapshots.items[i]);
+	tm_vector_deinit(&session.snapshots);
+}
