@@ -220,8 +220,6 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("either --attach PID or a command, not both (\"%s\")", argv[optind]);
 	if (!trace->session.attach_pid && optind == argc)
 		return usage_error("what is to be traced: --attach PID, or a command");
-	if (!trace->session.nframe) /* as tracemalloc's; native code is seldom told by its last caller */
-		trace->session.nframe = trace->session.domain == TM_SESSION_PYTHON ? 1 : 64;
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;
 	trace->session.skip_count = trace->skip.count;

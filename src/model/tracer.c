@@ -390,6 +390,14 @@ void tm_tracer_new_epoch(struct tm_tracer *tracer)
 	}
 }
 
+void tm_tracer_forget_totals(struct tm_tracer *tracer)
+{
+	for (uint32_t i = 0; i < tracer->domain_count; i++) {
+		assert(tracer->domains[i].totals.blocks == 0);
+		tracer->domains[i].totals = (struct tm_totals){0};
+	}
+}
+
 uint32_t tm_tracer_domain_count(const struct tm_tracer *tracer)
 {
 	return tracer->domain_count;

@@ -113,6 +113,10 @@ void tm_tracer_resize_freed(struct tm_tracer *tracer, struct tm_held *held, uint
    anew, in bytes, blocks and accounts: it is the peak of the new image. */
 void tm_tracer_new_epoch(struct tm_tracer *tracer);
 
+/* The totals of all domains begin anew, those of events too. Only where no block is live (behind new_epoch).
+ */
+void tm_tracer_forget_totals(struct tm_tracer *tracer);
+
 /* The domains that events named, in order of appearance; totals of one (all zero if it never appeared). */
 uint32_t tm_tracer_domain_count(const struct tm_tracer *tracer);
 uint32_t tm_tracer_domain(const struct tm_tracer *tracer, uint32_t index);

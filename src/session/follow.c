@@ -8,13 +8,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <link.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "debuginfo/symbol.h"
 
 /* struct r_debug of <link.h>, 64 bit: int version; link_map *; brk; state; ldbase. */
-#define R_DEBUG_BRK_OFFSET 16
+#define R_DEBUG_BRK_OFFSET   16
+#define R_DEBUG_STATE_OFFSET 24
 
 static int open_proc(pid_t pid, const char *what)
 {
@@ -58,7 +60,7 @@ void tm_follow_close(struct tm_session *session)
 
 /* ---- modules ---- */
 
-static const struct tm_module *main_module(const struct tm_session *session)
+const struct tm_module *tm_follow_main_module(const struct tm_session *session)
 {
 	for (uint32_t i = tm_module_map_count(session->modules); i-- > 1;) {
 		const struct tm_module *module = tm_module_map_get(session->modules, i);
@@ -96,26 +98,35 @@ static bool is_known(const struct tm_session *session, uint32_t module)
 	return false;
 }
 
-static struct tm_error *arm_loaded(struct tm_session *session)
+/* Python first: what cannot be traced there is refused before anything is changed. */
+static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 {
+	struct tm_error *err = session->python ? tm_python_look(session, complete) : NULL;
 	size_t armed;
 
-	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
+	if (err || session->traced == TM_SESSION_RECOGNISE)
+		return err;
+	for (uint32_t i = 1; !err && i < tm_module_map_count(session->modules); i++) {
 		struct tm_module *module = tm_module_map_get(session->modules, i);
-		struct tm_error *err;
 
 		if (!module->loaded || is_known(session, i))
 			continue;
 		if (!tm_vector_push(&session->loaded, (struct tm_loaded){i, module->start, module->end}))
 			return tm_error_out_of_memory();
-		err = session->python ? NULL : tm_probe_arm_module(session->probe, module, &armed);
-		if (err)
-			return err;
+		if (session->traced != TM_SESSION_PYTHON)
+			err = tm_probe_arm_module(session->probe, module, &armed);
 	}
-	return tm_python_look(session);
+	return err;
 }
 
-static struct tm_error *update_modules(struct tm_session *session)
+struct tm_error *tm_follow_arm_natives(struct tm_session *session)
+{
+	session->loaded.count = 0;
+	return arm_loaded(session, true);
+}
+
+/* complete: see tm_python_look. */
+static struct tm_error *update_modules(struct tm_session *session, bool complete)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
 	struct tm_error *err = tm_target_mappings(session->target, &mappings);
@@ -125,28 +136,43 @@ static struct tm_error *update_modules(struct tm_session *session)
 	if (err)
 		return err;
 	forget_unloaded(session);
-	return arm_loaded(session);
+	return arm_loaded(session, complete);
 }
 
 /* ---- the dynamic linker's breakpoint ---- */
 
-/* The executable's DT_DEBUG, which the dynamic linker has filled in once it is up. */
-static uint64_t find_r_brk(struct tm_session *session)
+/* The executable's DT_DEBUG, which the dynamic linker has filled in once it is up; 0: not yet. */
+static uint64_t find_r_debug(struct tm_session *session)
 {
-	const struct tm_module *module = main_module(session);
-	uint64_t place, r_debug = 0, r_brk = 0;
-	struct tm_error *err;
+	const struct tm_module *module = tm_follow_main_module(session);
+	uint64_t place, r_debug = 0;
 
 	if (!module || !tm_module_dynamic_entry(module, DT_DEBUG, &place))
 		return 0;
-	err = tm_target_read(session->target, module->bias + place, &r_debug, sizeof(r_debug));
-	if (!err && r_debug)
-		err = tm_target_read(session->target, r_debug + R_DEBUG_BRK_OFFSET, &r_brk, sizeof(r_brk));
-	if (err) {
-		tm_error_destroy(err);
-		return 0;
-	}
+	tm_error_destroy(tm_target_read(session->target, module->bias + place, &r_debug, sizeof(r_debug)));
+	return r_debug;
+}
+
+static uint64_t find_r_brk(struct tm_session *session)
+{
+	uint64_t r_debug = find_r_debug(session), r_brk = 0;
+
+	if (r_debug)
+		tm_error_destroy(
+			tm_target_read(session->target, r_debug + R_DEBUG_BRK_OFFSET, &r_brk, sizeof(r_brk)));
 	return tm_module_map_find(session->modules, r_brk) ? r_brk : 0;
+}
+
+/* Is the list of modules whole, or does the linker work at it? */
+static bool is_consistent(struct tm_session *session)
+{
+	uint64_t r_debug = find_r_debug(session);
+	uint32_t state = RT_CONSISTENT;
+
+	if (r_debug)
+		tm_error_destroy(tm_target_read(session->target, r_debug + R_DEBUG_STATE_OFFSET, &state,
+						sizeof(state)));
+	return state == RT_CONSISTENT;
 }
 
 /* At a start nothing is filled in yet; the linker exports the function that it will call (glibc and musl:
@@ -219,12 +245,12 @@ struct tm_error *tm_follow_attached(struct tm_session *session)
 
 	note_image(session);
 	if (!err)
-		err = update_modules(session);
+		err = update_modules(session, true);
 	if (err)
 		return err;
-	if (session->python && !tm_python_is_armed(session))
+	if (session->traced != TM_SESSION_NATIVE && !tm_python_is_armed(session))
 		return tm_python_not_armed(session);
-	if (!session->python && !tm_probe_function_count(session->probe))
+	if (session->traced != TM_SESSION_PYTHON && !tm_probe_function_count(session->probe))
 		return nothing_found(session);
 	return watch_loader(session, find_r_brk(session));
 }
@@ -245,7 +271,7 @@ static struct tm_error *forget_image(struct tm_session *session)
 
 static uint64_t entry_point(const struct tm_session *session)
 {
-	const struct tm_module *module = main_module(session);
+	const struct tm_module *module = tm_follow_main_module(session);
 	Elf64_Ehdr header;
 
 	if (!module || module->image_size < sizeof(header))
@@ -259,20 +285,20 @@ static uint64_t entry_point(const struct tm_session *session)
 static struct tm_error *arm_new_image(struct tm_session *session)
 {
 	const struct tm_module *module;
-	struct tm_error *err = update_modules(session);
+	struct tm_error *err = update_modules(session, false);
 	uint64_t address;
 
 	if (err)
 		return err;
-	module = main_module(session);
+	module = tm_follow_main_module(session);
 	if (!module || !tm_module_interpreter(module))
-		return NULL;
+		return arm_loaded(session, true);
 	address = find_loader_symbol(session);
 	if (address)
 		return watch_loader(session, address);
 	address = entry_point(session);
 	if (!address)
-		return NULL;
+		return arm_loaded(session, true);
 	err = tm_breakpoint_insert(session->breakpoints, address);
 	if (!err)
 		session->entry_breakpoint = address;
@@ -333,7 +359,7 @@ struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, boo
 	*ours = address == session->loader_breakpoint || address == session->entry_breakpoint;
 	if (!*ours)
 		return NULL;
-	err = update_modules(session);
+	err = update_modules(session, address == session->entry_breakpoint || is_consistent(session));
 	if (!err && address == session->entry_breakpoint)
 		err = watch_loader(session, find_r_brk(session));
 	return err;

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "debuginfo/symbol.h"
 #include "probe/slot_probe.h"
 #include "python/current_state.h"
 #include "python/frames.h"
@@ -29,6 +30,7 @@ struct tm_python {
 	uint64_t generation;		/* rises when a code object is gone */
 	struct tm_interpreter interpreter;
 	bool found;		     /* interpreter is valid */
+	bool was_armed;		     /* in this image or one before */
 	uint64_t trigger;	     /* Py_RunMain's breakpoint; 0: none */
 	struct tm_slot_probe *slots; /* NULL: not armed */
 	struct tm_python_stacks stacks;
@@ -93,8 +95,10 @@ void tm_python_destroy(struct tm_python *python)
 
 void tm_python_reset(struct tm_session *session)
 {
-	if (session->python)
-		forget(session->python);
+	if (!session->python)
+		return;
+	forget(session->python);
+	session->traced = TM_SESSION_RECOGNISE;
 }
 
 bool tm_python_is_armed(const struct tm_session *session)
@@ -142,7 +146,7 @@ static struct tm_recorder_python recipe_of(const struct tm_session *session)
 		.state_kind = state.kind,
 		.state_place = state.place,
 		.state_module = state.module,
-		.nframe = session->config->nframe,
+		.nframe = tm_session_python_nframe(session),
 		.thread_id = layout->thread_id,
 		.thread_frame = layout->thread_frame,
 		.has_cframe = layout->has_cframe,
@@ -208,10 +212,10 @@ static struct tm_error *choose_pads(struct tm_session *session)
 
 	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT)
 		return NULL;
-	err = session->config->nframe > TM_RECORD_FRAMES_MAX
+	err = tm_session_python_nframe(session) > TM_RECORD_FRAMES_MAX
 		      ? tm_error_create(TM_ERROR_UNSUPPORTED,
 					"a record has room for %u frames, --nframe wants %u",
-					TM_RECORD_FRAMES_MAX, session->config->nframe)
+					TM_RECORD_FRAMES_MAX, tm_session_python_nframe(session))
 		      : install_recorder(session);
 	if (!err)
 		return take_breakpoints_away(session);
@@ -263,6 +267,7 @@ static struct tm_error *arm(struct tm_session *session)
 		tm_slot_probe_destroy(python->slots);
 		python->slots = NULL;
 	}
+	python->was_armed |= !err;
 	return err;
 }
 
@@ -302,24 +307,109 @@ static const struct tm_module *find_module(const struct tm_session *session)
 	return NULL;
 }
 
-struct tm_error *tm_python_look(struct tm_session *session)
+/* Is the image one whose start we see? */
+static bool is_started(const struct tm_session *session)
+{
+	return !session->config->attach_pid || session->exec_count;
+}
+
+static bool note_slot(uint64_t slot, void *context)
+{
+	(void)slot;
+	*(bool *)context = true;
+	return false;
+}
+
+/* Will the program call Py_RunMain? The interpreter's own executable does, and one that calls its main
+ * function; other programs have an interpreter for ends of their own. */
+static bool runs_interpreter(const struct tm_session *session, const struct tm_module *holder)
+{
+	static const char *const functions[] = {"Py_BytesMain", "Py_Main", "Py_RunMain"};
+	const struct tm_module *program = tm_follow_main_module(session);
+	bool calls = program == holder;
+
+	for (size_t i = 0; program && !calls && i < TM_ARRAY_SIZE(functions); i++)
+		tm_error_destroy(tm_module_each_got_slot(program, functions[i], 0, note_slot, &calls));
+	return calls;
+}
+
+/* Where nobody said what is to be traced. */
+static bool is_python_program(const struct tm_session *session, const struct tm_module *holder)
+{
+	const struct tm_python *python = session->python;
+
+	return tm_interpreter_is_initialised(&python->interpreter, &python->memory) ||
+	       (is_started(session) && runs_interpreter(session, holder));
+}
+
+/* Numbers of one domain do not go on in another: what was traced before stands in the snapshot of that image.
+ */
+static void settle(struct tm_session *session, enum tm_session_domain traced)
+{
+	if (session->traced_before != TM_SESSION_RECOGNISE && session->traced_before != traced)
+		tm_tracer_forget_totals(session->tracer);
+	session->traced = session->traced_before = traced;
+}
+
+static struct tm_error *open_interpreter(struct tm_session *session, const struct tm_module *module)
 {
 	struct tm_python *python = session->python;
-	const struct tm_module *module = python && !python->found ? find_module(session) : NULL;
-	struct tm_error *err;
+	struct tm_error *err = tm_interpreter_open(module, &python->interpreter);
 
-	if (!module)
-		return NULL;
-	err = tm_interpreter_open(module, &python->interpreter);
-	if (!err)
-		err = describe(python);
+	python->found = !err;
+	python->named.module = module->number;
+	return err ? err : describe(python);
+}
+
+static struct tm_error *take_interpreter(struct tm_session *session, const struct tm_module *module)
+{
+	enum tm_session_domain wanted = session->config->domain;
+	struct tm_python *python = session->python;
+	struct tm_error *err = open_interpreter(session, module);
+
 	if (err)
 		return err;
-	python->found = true;
-	python->named.module = module->number;
-	if (tm_interpreter_is_initialised(&python->interpreter, &python->memory))
-		return arm(session);
-	return session->config->attach_pid ? NULL : await_main(session);
+	if (wanted == TM_SESSION_RECOGNISE)
+		wanted = is_python_program(session, module) ? TM_SESSION_PYTHON : TM_SESSION_NATIVE;
+	if (wanted != TM_SESSION_NATIVE &&
+	    tm_interpreter_is_initialised(&python->interpreter, &python->memory))
+		err = arm(session);
+	else if (wanted != TM_SESSION_NATIVE && is_started(session))
+		err = await_main(session);
+	if (!err)
+		settle(session, wanted);
+	return err;
+}
+
+/* An interpreter that cannot be traced: said, where nobody asked for it. */
+static struct tm_error *turn_to_native(struct tm_session *session, struct tm_error *err)
+{
+	_cleanup_free_ char *text = NULL;
+
+	if (err->code != TM_ERROR_UNSUPPORTED || session->config->domain != TM_SESSION_RECOGNISE)
+		return err;
+	if (asprintf(&text, "%s; its native allocators are traced", err->message) >= 0)
+		tm_session_warn(session, text);
+	tm_error_destroy(err);
+	settle(session, TM_SESSION_NATIVE);
+	return NULL;
+}
+
+struct tm_error *tm_python_look(struct tm_session *session, bool complete)
+{
+	const struct tm_module *module;
+	struct tm_error *err = NULL;
+
+	if (session->python->found || session->traced == TM_SESSION_NATIVE)
+		return NULL;
+	module = find_module(session);
+	if (module)
+		err = take_interpreter(session, module);
+	else if (session->config->domain != TM_SESSION_RECOGNISE)
+		settle(session, session->config->domain);
+	else if (complete)
+		settle(session, TM_SESSION_NATIVE);
+	return err ? turn_to_native(session, err) : NULL;
 }
 
 struct tm_error *tm_python_not_armed(const struct tm_session *session)
@@ -333,7 +423,28 @@ struct tm_error *tm_python_not_armed(const struct tm_session *session)
 		session->info.pid, session->info.comm);
 }
 
+struct tm_error *tm_python_check_armed(struct tm_session *session)
+{
+	struct tm_error *err;
+
+	if (!session->python || session->python->was_armed || session->traced == TM_SESSION_NATIVE)
+		return NULL;
+	err = tm_python_not_armed(session);
+	if (session->config->domain != TM_SESSION_RECOGNISE)
+		return err;
+	tm_session_warn(session, err->message);
+	tm_error_destroy(err);
+	return NULL;
+}
+
 /* ---- while it is armed ---- */
+
+/* At Py_RunMain: the interpreter cannot be traced after all. */
+static struct tm_error *go_native(struct tm_session *session, struct tm_error *err)
+{
+	err = turn_to_native(session, err);
+	return err ? err : tm_follow_arm_natives(session);
+}
 
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours)
@@ -354,7 +465,7 @@ struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thr
 	err = arm(session);
 	if (!err)
 		tm_session_announce(session);
-	return err;
+	return err ? go_native(session, err) : NULL;
 }
 
 /* Of the frames that were walked last. */
@@ -379,7 +490,7 @@ static struct tm_error *take_recorded(struct tm_session *session, const struct t
 				      uint32_t *traceback)
 {
 	struct tm_error *err =
-		tm_python_stacks_take(&session->python->stacks, record, session->config->nframe);
+		tm_python_stacks_take(&session->python->stacks, record, tm_session_python_nframe(session));
 
 	return err ? err : intern(session, traceback);
 }
@@ -414,7 +525,8 @@ struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm
 	if (event->recorded)
 		return event->recorded->frame_count == 1 ? take_site(session, event->recorded, traceback)
 							 : take_recorded(session, event->recorded, traceback);
-	err = tm_python_stacks_walk(&session->python->stacks, event->thread_pointer, session->config->nframe);
+	err = tm_python_stacks_walk(&session->python->stacks, event->thread_pointer,
+				    tm_session_python_nframe(session));
 	return err ? err : intern(session, traceback);
 }
 

@@ -74,11 +74,23 @@ static struct tm_error *write_program(struct tm_session *session)
 	return err ? err : write_numbers(session->writer, &pid, 1);
 }
 
+/* What is traced; of a program that is started that is known a little later. */
+static struct tm_error *write_domain(struct tm_session *session)
+{
+	bool python = tm_python_is_armed(session);
+	const struct number_fact nframe = {"nframe", python ? tm_session_python_nframe(session)
+							    : tm_session_native_nframe(session)};
+	const struct text_fact facts[] = {{"probe", python ? "slot" : "breakpoint"},
+					  {"interpreter", tm_python_description(session)}};
+	struct tm_error *err = write_texts(session->writer, facts, python ? 2 : 1);
+
+	return err ? err : write_numbers(session->writer, &nframe, 1);
+}
+
 /* What is known from the start: a file that a killed tracer leaves tells it too. */
 struct tm_error *tm_record_start(struct tm_session *session)
 {
 	_cleanup_(tm_strbuf_deinit) struct tm_strbuf skip = {0};
-	const struct number_fact nframe = {"nframe", session->config->nframe};
 	char started[40], kernel[300];
 	time_t now = time(NULL);
 	struct utsname host;
@@ -91,7 +103,6 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
 	const struct text_fact facts[] = {
 		{"arch", session->target->arch->name},
-		{"probe", session->python ? "slot" : "breakpoint"},
 		{"started", started},
 		{"kernel", kernel},
 		{"version", TM_VERSION},
@@ -99,7 +110,7 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	};
 	err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts));
 	if (!err)
-		err = write_numbers(session->writer, &nframe, 1);
+		err = write_domain(session);
 	return err ? err : write_program(session);
 }
 
@@ -111,13 +122,12 @@ static struct tm_error *write_end(struct tm_session *session)
 		{"warnings", session->warnings},   {"fp_frames", session->fp_frames},
 		{"attach_ns", session->attach_ns}, {"detach_ns", session->detach_ns},
 	};
-	const struct text_fact interpreter = {"interpreter", tm_python_description(session)};
 	struct tm_error *err = write_program(session); /* an exec may have changed it */
 
 	if (!err)
 		err = write_texts(session->writer, &ended, 1);
-	if (!err && session->python)
-		err = write_texts(session->writer, &interpreter, 1);
+	if (!err)
+		err = write_domain(session);
 	return err ? err : write_numbers(session->writer, facts, TM_ARRAY_SIZE(facts));
 }
 

@@ -244,7 +244,8 @@ static struct tm_error *loop(struct tm_session *session)
 			tm_error_destroy(err);
 			err = NULL;
 		}
-		asked_to_stop = *config->stop; /* read before the requests: one that came before it is not lost */
+		asked_to_stop =
+			*config->stop; /* read before the requests: one that came before it is not lost */
 		if (!err)
 			err = tm_snapshots_take_requested(session);
 		if (session->now_ns >= session->next_tick_ns)
@@ -362,7 +363,9 @@ static struct tm_error *assemble(struct tm_session *session)
 		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
 	};
 	err = tm_probe_create(&config, &session->probe);
-	if (!err && session->config->domain == TM_SESSION_PYTHON)
+	session->traced =
+		session->config->domain == TM_SESSION_NATIVE ? TM_SESSION_NATIVE : TM_SESSION_RECOGNISE;
+	if (!err && session->config->domain != TM_SESSION_NATIVE)
 		err = tm_python_create(session);
 	return err ? err : tm_saver_create(session, &session->saver);
 }
@@ -526,8 +529,8 @@ static struct tm_error *trace(struct tm_session *session)
 		err = loop(session);
 		set_heartbeat(false);
 	}
-	if (!err && session->python && !tm_python_is_armed(session))
-		err = tm_python_not_armed(session);
+	if (!err)
+		err = tm_python_check_armed(session);
 	return tm_error_first(err, leave_target(session));
 }
 

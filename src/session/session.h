@@ -21,8 +21,9 @@ struct tm_session_status {
 };
 
 enum tm_session_domain {
-	TM_SESSION_NATIVE, /* malloc and its kin, in every module */
-	TM_SESSION_PYTHON, /* the allocators of a CPython interpreter, as tracemalloc sees them */
+	TM_SESSION_RECOGNISE, /* PYTHON where the program is a CPython that can be traced, else NATIVE */
+	TM_SESSION_NATIVE,    /* malloc and its kin, in every module */
+	TM_SESSION_PYTHON,    /* the allocators of a CPython interpreter, as tracemalloc sees them */
 };
 
 /* How a call is caught. */
@@ -40,10 +41,10 @@ struct tm_session_config {
 	const char *output;	 /* NULL: tmtrace.COMM.PID.tmt in the current folder */
 	bool force;		 /* overwrite an existing file */
 	uint64_t duration_ns;	 /* 0: until it ends */
-	unsigned nframe;	 /* 1..65535 */
+	unsigned nframe;	 /* 1..65535; 0: 1 for the python domain, 64 for the native one */
 	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
-	volatile sig_atomic_t *stop; /* set by a signal handler: end the trace */
+	volatile sig_atomic_t *stop;	  /* set by a signal handler: end the trace */
 	volatile sig_atomic_t *snapshots; /* how many a signal handler has asked for so far; may be NULL */
 
 	void *context; /* of the callbacks; each may be NULL */

@@ -1,8 +1,8 @@
 /*
  * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
  * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, events.c feeds the model,
- * snapshots.c takes named snapshots, saver.c writes the report while the trace goes on, record.c its beginning
- * and end, status.c tells how it goes.
+ * snapshots.c takes named snapshots, saver.c writes the report while the trace goes on, record.c its
+ * beginning and end, status.c tells how it goes.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -40,9 +40,11 @@ struct tm_session {
 	struct tm_patches *patches;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
-	struct tm_probe *probe;		  /* arms nothing where the python domain is traced */
-	struct tm_python *python;	  /* NULL: the native domain is traced */
-	const struct tm_thread *standing; /* whose breakpoint is being handled; NULL: none */
+	struct tm_probe *probe;		      /* arms nothing where the python domain alone is traced */
+	struct tm_python *python;	      /* NULL: only the native domain was asked for */
+	enum tm_session_domain traced;	      /* in the present image; RECOGNISE: not known yet */
+	enum tm_session_domain traced_before; /* in the image before it; RECOGNISE: there was none */
+	const struct tm_thread *standing;     /* whose breakpoint is being handled; NULL: none */
 	struct tm_tracer *tracer;
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
@@ -92,14 +94,28 @@ struct tm_session {
 	char *path;
 };
 
+/* Frames that are kept of a traceback of either domain. */
+static inline unsigned tm_session_python_nframe(const struct tm_session *session)
+{
+	return session->config->nframe ? session->config->nframe : 1; /* as tracemalloc */
+}
+
+static inline unsigned tm_session_native_nframe(const struct tm_session *session)
+{
+	return session->config->nframe ? session->config->nframe : 64; /* seldom told by the last caller */
+}
+
 void tm_session_warn(void *session, const char *text);
 void tm_session_announce(struct tm_session *session); /* tells the user what is traced */
 
 /* follow.c */
+const struct tm_module *tm_follow_main_module(const struct tm_session *session); /* or NULL */
 struct tm_error *tm_follow_open(struct tm_session *session);
 struct tm_error *tm_follow_attached(struct tm_session *session);
 struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable);
 struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child);
+struct tm_error *
+tm_follow_arm_natives(struct tm_session *session); /* where modules were known but not armed */
 struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, bool *ours);
 void tm_follow_close(struct tm_session *session);
 
@@ -113,11 +129,14 @@ bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64
 /* python.c: all do nothing where session->python is NULL */
 struct tm_error *tm_python_create(struct tm_session *session);
 void tm_python_destroy(struct tm_python *python);
-/* Modules were loaded: looks for an interpreter among them. One that runs is armed at once, one that is being
- * started at Py_RunMain. */
-struct tm_error *tm_python_look(struct tm_session *session);
+/* Modules were loaded: looks for an interpreter among them, and decides what is traced (session->traced). One
+ * that runs is armed at once, one that is being started at Py_RunMain. `complete`: the modules that the
+ * program begins with are all there. */
+struct tm_error *tm_python_look(struct tm_session *session, bool complete);
 /* Nothing was armed: why not. */
 struct tm_error *tm_python_not_armed(const struct tm_session *session);
+/* At the end: was an interpreter armed at any time? That none was is an error where one was asked for. */
+struct tm_error *tm_python_check_armed(struct tm_session *session);
 bool tm_python_is_armed(const struct tm_session *session);
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours);
@@ -144,7 +163,8 @@ struct tm_error *tm_snapshots_take_requested(struct tm_session *session);
 
 /* status.c */
 void tm_status_get(const struct tm_session *session, struct tm_session_status *status);
-void tm_status_report(struct tm_session *session); /* to the user; begins the next span of events_per_second */
+void tm_status_report(
+	struct tm_session *session); /* to the user; begins the next span of events_per_second */
 
 /* events.c */
 struct tm_error *tm_events_take(void *session, const struct tm_event *event);

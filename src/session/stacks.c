@@ -39,7 +39,7 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 	adapt_capture(thread, walk, capture);
 	session->fp_frames += walk->fp_frames;
 	total = walk->count ? walk->count - 1 : 0;
-	stored = total < session->config->nframe ? total : session->config->nframe;
+	stored = total < tm_session_native_nframe(session) ? total : tm_session_native_nframe(session);
 	cut = stored < total ? TM_CUT_LIMIT : walk->cut;
 	if (!tm_vector_reserve(&session->frames, stored))
 		return tm_error_out_of_memory();

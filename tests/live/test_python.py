@@ -4,36 +4,19 @@ Two processes do the same work in a window (fixtures/python_window.py): one meas
 and traced from outside. Current, peak and blocks must be equal to the byte, on every interpreter that is found here.
 """
 
-import glob
 import mmap
 import os
-import shutil
-import unittest
 
 from support import LiveTest, attach, code_of, launch, main, run_tmtrace
+from support.interpreters import ENVIRONMENT, interpreters
 from support.process import Process, wait_until
 
 WINDOW = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../fixtures/python_window.py")
-MINORS = range(8, 14)
 PYTHON = ("--domain", "python")
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
 
 # Bytes that stand on the line which first made a recycled block (a free list's), as a part of all, where there is no reference tracer:
 # up to 3.12 only the totals are tracemalloc's own.
 RECYCLED = 0.06
-
-
-def interpreters():
-    """[(name, path)]: what the PATH has, and what pyenv has built."""
-    found = {}
-    for minor in MINORS:
-        paths = [shutil.which(f"python3.{minor}", path="/usr/local/bin:/usr/bin")]
-        paths += sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/3.{minor}.*/bin/python3.{minor}")))
-        for path in filter(None, paths):
-            found.setdefault(os.path.realpath(path), path)
-    if not found:
-        raise unittest.SkipTest("no CPython 3.8 to 3.13 is installed")
-    return list(found.values())
 
 
 def traces_references(python):

@@ -134,7 +134,7 @@ class RealPrograms(LiveTest):
         target = Process(self, argv, env={**os.environ, "LC_ALL": "C", **(environment or {})}).expect_ready()
         before = code_of(target.pid)
         for _ in range(3):
-            report = attach(self, target.pid).finish_trace()
+            report = attach(self, target.pid, "--domain", "native").finish_trace()
             self.assertEqual(report.totals["lost"], 0)
             self.assert_code_unchanged(target.pid, before)
         target.send(end)
@@ -185,7 +185,7 @@ sys.stdin.readline()
         # With PYTHONMALLOC=malloc every object is one malloc, and no call goes through a PLT of the interpreter.
         argv, environment = [program("python3"), "-c", self.PYTHON], {**os.environ, "PYTHONMALLOC": "malloc"}
         target = Process(self, argv, env=environment).expect_ready()
-        trace = attach(self, target.pid)
+        trace = attach(self, target.pid, "--domain", "native")
         target.send()
         self.assertEqual(target.line(60), "made")
         report = trace.finish_trace()

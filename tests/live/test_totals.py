@@ -84,7 +84,7 @@ class ProgramTest(LiveTest):
 
     def trace(self, argv, stdin, environment):
         """Traces a run; gives its report and its output."""
-        trace = launch(self, *argv, prefix=FIXED_LAYOUT, env=environment, options=["--quiet"])
+        trace = launch(self, *argv, prefix=FIXED_LAYOUT, env=environment, options=["--quiet", "--domain", "native"])
         trace.send(stdin)
         trace.popen.stdin.close()
         trace.popen.stdin = None
