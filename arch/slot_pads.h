@@ -11,6 +11,9 @@
  * `outer` is the stack pointer in a pad of the tables mem and obj, 0 if no thread is in one: their callers
  * hold the interpreter's lock. A call through the raw table from a frame less than 8 KiB below it is made by
  * the allocator itself (pymalloc has blocks over 512 bytes from raw): such a nested call is not told.
+ *
+ * Every pad of a call that is told has a frame on the stack while the original function runs: whoever walks
+ *the stack there meets an address of the page, and knows that an allocator of the interpreter is at work.
  */
 #ifndef TM_ARCH_SLOT_PADS_H
 #define TM_ARCH_SLOT_PADS_H

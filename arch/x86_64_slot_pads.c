@@ -191,10 +191,6 @@ static void emit_free(struct tm_slot_pads *pads, unsigned slot)
 	no_block = emit_jump(pads, 0x74); /* jz */
 	emit_enter(pads, slot);
 	land(pads, no_block);
-	if (slot / TM_SLOT_FUNCTIONS == TM_SLOT_RAW) {
-		emit_tail_call(pads, slot);
-		return;
-	}
 	EMIT(pads, 0x48, 0x83, 0xec, 0x08); /* sub $8,%rsp */
 	emit_call(pads, slot);
 	EMIT(pads, 0x48, 0x83, 0xc4, 0x08); /* add $8,%rsp */

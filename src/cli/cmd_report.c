@@ -21,6 +21,7 @@ static const char usage[] =
 	"  --cumulative      give each frame of a traceback its share, not only the most recent one\n"
 	"                    (as tracemalloc does: once per occurrence, so recursion counts again)\n"
 	"  --at NAME         snapshot: end (default), peak, or another one that the report lists\n"
+	"  --domain NAME     only this domain: python, native, or its number\n"
 	"  --limit N         show N groups; 0 shows all (default: 10 as text, all as JSON)\n"
 	"  --format FORMAT   text (default) or json\n"
 	"  --help            this text\n";
@@ -28,6 +29,7 @@ static const char usage[] =
 struct arguments {
 	const char *file;
 	const char *snapshot;
+	const char *domain; /* NULL: all */
 	bool json, help, limited;
 	struct tm_render_options render;
 };
@@ -76,13 +78,10 @@ static int parse_format(const char *text, struct arguments *arguments)
 }
 
 static const struct option long_options[] = {
-	{"group-by", required_argument, NULL, 'g'},
-	{"cumulative", no_argument, NULL, 'c'},
-	{"at", required_argument, NULL, 'a'},
-	{"limit", required_argument, NULL, 'l'},
-	{"format", required_argument, NULL, 'f'},
-	{"help", no_argument, NULL, 'h'},
-	{NULL, 0, NULL, 0},
+	{"group-by", required_argument, NULL, 'g'}, {"cumulative", no_argument, NULL, 'c'},
+	{"at", required_argument, NULL, 'a'},	    {"domain", required_argument, NULL, 'd'},
+	{"limit", required_argument, NULL, 'l'},    {"format", required_argument, NULL, 'f'},
+	{"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
 };
 
 static int apply_option(int option, struct arguments *arguments, char **argv)
@@ -95,6 +94,9 @@ static int apply_option(int option, struct arguments *arguments, char **argv)
 		return 0;
 	case 'a':
 		arguments->snapshot = optarg;
+		return 0;
+	case 'd':
+		arguments->domain = optarg;
 		return 0;
 	case 'l':
 		return parse_limit(optarg, arguments);
@@ -152,7 +154,10 @@ static struct tm_error *show(const struct arguments *arguments)
 
 	if (err)
 		return err;
-	err = tm_report_load(report, arguments->snapshot, &view);
+	if (arguments->domain)
+		err = tm_report_select_domain(report, arguments->domain);
+	if (!err)
+		err = tm_report_load(report, arguments->snapshot, &view);
 	if (!err)
 		err = (arguments->json ? tm_render_json : tm_render_text)(report, &view, &arguments->render,
 									  stdout);

@@ -130,13 +130,16 @@ static const struct option options[] = {
 
 static int take_domain(struct trace *trace, const char *name)
 {
-	if (strcmp(name, "both") == 0)
-		return usage_error(
-			"--domain both is not there yet: trace native and python one after the other");
-	if (strcmp(name, "python") != 0 && strcmp(name, "native") != 0)
-		return usage_error("--domain: \"%s\" is not known; there are native and python", name);
-	trace->session.domain = strcmp(name, "python") == 0 ? TM_SESSION_PYTHON : TM_SESSION_NATIVE;
-	return 0;
+	static const char *const names[] = {
+		[TM_SESSION_NATIVE] = "native", [TM_SESSION_PYTHON] = "python", [TM_SESSION_BOTH] = "both"};
+
+	for (size_t i = TM_SESSION_NATIVE; i < TM_ARRAY_SIZE(names); i++) {
+		if (strcmp(name, names[i]) != 0)
+			continue;
+		trace->session.domain = (enum tm_session_domain)i;
+		return 0;
+	}
+	return usage_error("--domain: \"%s\" is not known; there are native, python and both", name);
 }
 
 static int take_probe(struct trace *trace, const char *name)
@@ -220,6 +223,8 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("either --attach PID or a command, not both (\"%s\")", argv[optind]);
 	if (!trace->session.attach_pid && optind == argc)
 		return usage_error("what is to be traced: --attach PID, or a command");
+	if (trace->session.domain == TM_SESSION_BOTH && trace->session.probe == TM_SESSION_PROBE_PAD)
+		return usage_error("--probe pad: with --domain both every call stops its thread");
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;
 	trace->session.skip_count = trace->skip.count;
@@ -244,16 +249,32 @@ static void show_started(void *context, pid_t pid, const char *comm, const char 
 	fprintf(stderr, "tmtrace: tracing %d (%s): %s; end with Ctrl-C\n", pid, comm, what);
 }
 
+/* "current 1 KiB  peak 2 KiB  blocks 3", where there is one domain; else each with its name, and shorter. */
+static void put_amounts(const struct tm_session_status *status)
+{
+	for (size_t i = 0; i < status->amount_count; i++) {
+		const struct tm_session_amount *amount = &status->amounts[i];
+		char current[32], peak[32];
+
+		tm_format_size((double)amount->current, false, current);
+		tm_format_size((double)amount->peak, false, peak);
+		if (status->amount_count == 1)
+			fprintf(stderr, "  current %s  peak %s  blocks %" PRIu64, current, peak,
+				amount->blocks);
+		else
+			fprintf(stderr, "  %s %s, peak %s", amount->domain, current, peak);
+	}
+}
+
 static void show_status(void *context, const struct tm_session_status *status)
 {
 	struct trace *trace = context;
-	char current[32], peak[32];
 
 	if (!trace->status_line)
 		return;
-	fprintf(stderr, "\r\033[K%.1f s  current %s  peak %s  blocks %" PRIu64 "  %" PRIu64 " events/s",
-		(double)status->elapsed_ns / 1e9, tm_format_size((double)status->current, false, current),
-		tm_format_size((double)status->peak, false, peak), status->blocks, status->events_per_second);
+	fprintf(stderr, "\r\033[K%.1f s", (double)status->elapsed_ns / 1e9);
+	put_amounts(status);
+	fprintf(stderr, "  %" PRIu64 " events/s", status->events_per_second);
 	fflush(stderr);
 	trace->line_shown = true;
 }
@@ -261,14 +282,21 @@ static void show_status(void *context, const struct tm_session_status *status)
 static void show_snapshot(void *context, const char *name, const struct tm_session_status *status)
 {
 	struct trace *trace = context;
+	bool several = status->amount_count > 1;
 	char current[32];
 
 	if (trace->quiet)
 		return;
 	clear_line(trace);
-	fprintf(stderr, "tmtrace: snapshot %s taken at %.1f s: %s in %" PRIu64 " blocks\n", name,
-		(double)status->elapsed_ns / 1e9, tm_format_size((double)status->current, false, current),
-		status->blocks);
+	fprintf(stderr, "tmtrace: snapshot %s taken at %.1f s:", name, (double)status->elapsed_ns / 1e9);
+	for (size_t i = 0; i < status->amount_count; i++) {
+		const struct tm_session_amount *amount = &status->amounts[i];
+
+		fprintf(stderr, "%s %s%s%s in %" PRIu64 " blocks", i ? "," : "",
+			several ? amount->domain : "", several ? " " : "",
+			tm_format_size((double)amount->current, false, current), amount->blocks);
+	}
+	fputc('\n', stderr);
 }
 
 static void show_warning(void *context, const char *text)

@@ -398,6 +398,11 @@ void tm_tracer_forget_totals(struct tm_tracer *tracer)
 	}
 }
 
+void tm_tracer_claim_domain(struct tm_tracer *tracer, uint32_t domain)
+{
+	claim_domain(tracer, domain);
+}
+
 uint32_t tm_tracer_domain_count(const struct tm_tracer *tracer)
 {
 	return tracer->domain_count;

@@ -117,6 +117,9 @@ void tm_tracer_new_epoch(struct tm_tracer *tracer);
  */
 void tm_tracer_forget_totals(struct tm_tracer *tracer);
 
+/* Makes a domain appear, before its first event. */
+void tm_tracer_claim_domain(struct tm_tracer *tracer, uint32_t domain);
+
 /* The domains that events named, in order of appearance; totals of one (all zero if it never appeared). */
 uint32_t tm_tracer_domain_count(const struct tm_tracer *tracer);
 uint32_t tm_tracer_domain(const struct tm_tracer *tracer, uint32_t index);

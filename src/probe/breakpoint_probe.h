@@ -34,6 +34,7 @@ struct tm_probe_config {
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi; /* of the modules; NULL only where patches is */
 	struct tm_event_sink sink;
+	uint32_t domain; /* of its events */
 };
 
 struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm_probe **out);

@@ -70,12 +70,13 @@ static struct tm_capture capture_of(const struct tm_probe *probe, const struct t
 				   memory};
 }
 
-static struct tm_event event_of(struct tm_thread *thread, struct tm_pending *call, enum tm_event_kind kind,
+static struct tm_event event_of(const struct tm_probe *probe, struct tm_thread *thread,
+				struct tm_pending *call, enum tm_event_kind kind,
 				const struct tm_capture *capture)
 {
 	return (struct tm_event){
 		.kind = kind,
-		.domain = TM_DOMAIN_NATIVE,
+		.domain = probe->config.domain,
 		.thread = thread,
 		.old_address = call->old,
 		.size = call->size,
@@ -89,7 +90,7 @@ static struct tm_error *emit_end(struct tm_probe *probe, struct tm_thread *threa
 {
 	struct tm_memory memory = tm_target_memory(probe->config.target);
 	struct tm_capture capture = capture_of(probe, call, &memory);
-	struct tm_event event = event_of(thread, call, kind, &capture);
+	struct tm_event event = event_of(probe, thread, call, kind, &capture);
 
 	return emit(probe, &event);
 }
@@ -113,7 +114,7 @@ static struct tm_error *emit_block(struct tm_probe *probe, struct tm_thread *thr
 	struct tm_memory memory = tm_target_memory(probe->config.target);
 	struct tm_capture capture = capture_of(probe, call, &memory);
 	struct tm_event event =
-		event_of(thread, call, resized ? TM_EVENT_RESIZE_END : TM_EVENT_ALLOCATE, &capture);
+		event_of(probe, thread, call, resized ? TM_EVENT_RESIZE_END : TM_EVENT_ALLOCATE, &capture);
 
 	event.address = address;
 	return emit(probe, &event);
@@ -254,7 +255,7 @@ static struct tm_error *enter_free(struct tm_probe *probe, struct tm_thread *thr
 	uint64_t old = argument(probe, thread, function->row->old);
 	struct tm_memory memory = tm_target_memory(probe->config.target);
 	struct tm_event event = {
-		.kind = TM_EVENT_FREE, .domain = TM_DOMAIN_NATIVE, .thread = thread, .old_address = old};
+		.kind = TM_EVENT_FREE, .domain = probe->config.domain, .thread = thread, .old_address = old};
 	struct tm_capture capture;
 	enum tm_nesting nesting;
 	struct tm_error *err;
@@ -318,7 +319,7 @@ static struct tm_error *watch_return(struct tm_probe *probe, struct tm_thread *t
 struct tm_error *tm_call_lose(struct tm_probe *probe, struct tm_thread *thread,
 			      const struct tm_allocator *row, struct tm_error *err)
 {
-	struct tm_event event = {.kind = TM_EVENT_LOST, .domain = TM_DOMAIN_NATIVE, .thread = thread};
+	struct tm_event event = {.kind = TM_EVENT_LOST, .domain = probe->config.domain, .thread = thread};
 
 	if (err->code == TM_ERROR_NO_PROCESS)
 		return err;

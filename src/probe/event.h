@@ -9,9 +9,10 @@
 #include "target/capture.h"
 #include "target/target.h"
 
-#define TM_DOMAIN_NATIVE 0u
-#define TM_DOMAIN_PYTHON 0u /* as in tracemalloc; the two are not traced together */
-#define TM_EVENT_SCRATCH 64
+#define TM_DOMAIN_NATIVE	0u
+#define TM_DOMAIN_PYTHON	0u /* as in tracemalloc */
+#define TM_DOMAIN_NATIVE_BESIDE 1u /* native, where python is traced too */
+#define TM_EVENT_SCRATCH	64
 
 enum tm_event_kind {
 	TM_EVENT_ALLOCATE,	/* a block was returned: address, size, capture */

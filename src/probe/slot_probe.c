@@ -294,6 +294,11 @@ struct tm_error *tm_slot_probe_arm(struct tm_slot_probe *probe)
 	return err;
 }
 
+bool tm_slot_probe_has(const struct tm_slot_probe *probe, uint64_t pc)
+{
+	return probe->page && pc - probe->page < TM_SLOT_PAGE;
+}
+
 /* ---- what a call means ---- */
 
 static struct tm_error *emit(struct tm_slot_probe *probe, const struct tm_event *event)

@@ -48,6 +48,9 @@ struct tm_error *tm_slot_probe_hit(struct tm_slot_probe *probe, struct tm_thread
 struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct tm_thread *thread,
 				      uint64_t thread_pointer, const struct tm_record_header *record);
 
+/* Is it an address in a pad? */
+bool tm_slot_probe_has(const struct tm_slot_probe *probe, uint64_t pc);
+
 /* A thread is gone: its pending resize is abandoned. */
 void tm_slot_probe_thread_gone(struct tm_slot_probe *probe, const struct tm_thread *thread);
 

@@ -115,16 +115,17 @@ static void put_totals_members(FILE *out, const struct tm_totals *totals)
 #undef PUT
 }
 
-static void put_totals(FILE *out, const struct tm_report_view *view)
+/* Of each domain; they are never summed. `totals` is the lowest one's. */
+static void put_totals(FILE *out, const struct tm_report *report, const struct tm_report_view *view)
 {
 	fputs(" \"totals\": {", out);
 	put_totals_members(out, &view->totals.totals);
-	fprintf(out, ", \"lost\": %" PRIu64 "},\n", view->totals.lost);
-	if (view->domain_count < 2)
-		return;
-	fputs(" \"domains\": [", out);
+	fprintf(out, ", \"lost\": %" PRIu64 "},\n \"domains\": [", view->totals.lost);
 	for (size_t i = 0; i < view->domain_count; i++) {
-		fprintf(out, "%s{\"domain\": %" PRIu32 ", ", i ? ",\n  " : "\n  ", view->domains[i].domain);
+		fprintf(out, "%s{\"domain\": %" PRIu32 ", \"name\": ", i ? ",\n  " : "\n  ",
+			view->domains[i].domain);
+		tm_json_put_string(out, tm_report_domain_name(report, view->domains[i].domain));
+		fputs(", ", out);
 		put_totals_members(out, &view->domains[i].totals);
 		fputc('}', out);
 	}
@@ -195,27 +196,54 @@ static void put_statistic(FILE *out, const struct tm_statistic *statistic, enum 
 	fputs("]}", out);
 }
 
-struct tm_error *tm_render_json(struct tm_report *report, const struct tm_report_view *view,
-				const struct tm_render_options *options, FILE *out)
+static void put_statistics(FILE *out, const struct tm_statistics *statistics,
+			   const struct tm_render_options *options, const char *separator)
 {
-	struct tm_statistics statistics;
-	struct tm_error *err = tm_statistics_compute(view->traces, view->trace_count, options->group_by,
-						     options->cumulative, &statistics);
+	for (size_t i = 0; i < statistics->count && (!options->limit || i < options->limit); i++) {
+		fputs(i ? "," : separator, out);
+		put_statistic(out, &statistics->items[i], options->group_by);
+	}
+}
 
-	if (err)
-		return err;
+static void put_all(FILE *out, struct tm_report *report, const struct tm_report_view *view,
+		    const struct tm_render_options *options, const struct tm_statistics *statistics)
+{
+	size_t groups = 0;
+
 	fputs("{\"version\": 1,\n", out);
 	put_target(out, report);
 	put_trace(out, report, view, options);
 	put_snapshots(out, view);
-	put_totals(out, view);
+	put_totals(out, report, view);
 	put_cuts(out, view);
 	fputs(" \"statistics\": [", out);
-	for (size_t i = 0; i < statistics.count && (!options->limit || i < options->limit); i++) {
-		fputs(i ? "," : "", out);
-		put_statistic(out, &statistics.items[i], options->group_by);
+	for (size_t i = 0; i < view->domain_count; i++) {
+		put_statistics(out, &statistics[i], options, groups ? "," : "");
+		groups += statistics[i].count;
 	}
-	fprintf(out, "],\n \"groups\": %zu}\n", statistics.count);
-	tm_statistics_deinit(&statistics);
-	return NULL;
+	fprintf(out, "],\n \"groups\": %zu}\n", groups);
+}
+
+/* The groups of one domain, then those of the next. */
+struct tm_error *tm_render_json(struct tm_report *report, const struct tm_report_view *view,
+				const struct tm_render_options *options, FILE *out)
+{
+	struct tm_statistics *statistics = calloc(view->domain_count + 1, sizeof(*statistics));
+	struct tm_error *err = statistics ? NULL : tm_error_out_of_memory();
+	size_t count = 0;
+
+	for (; !err && count < view->domain_count; count++) {
+		struct tm_report_view part = tm_report_view_of_domain(view, count);
+
+		err = tm_statistics_compute(part.traces, part.trace_count, options->group_by,
+					    options->cumulative, &statistics[count]);
+		if (err)
+			break;
+	}
+	if (!err)
+		put_all(out, report, view, options, statistics);
+	while (count-- > 0)
+		tm_statistics_deinit(&statistics[count]);
+	free(statistics);
+	return err;
 }

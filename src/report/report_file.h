@@ -31,6 +31,7 @@ struct tm_error *tm_report_writer_create(const char *path, bool force, struct tm
  * - probe, nframe, started, duration_ns: the trace. started is ISO 8601, UTC.
  * - fp_frames: frames that only the frame pointer led to. attach_ns, detach_ns: how long the target was held
  * up at most.
+ * - domains: names of the domains 0, 1, ..., separated by commas ("python,native").
  * - lost: events that were not seen.
  * - skip: globs of allocator wrappers (skip.h), one a line. Marks the frames that are stored, too.
  */
@@ -109,6 +110,13 @@ void tm_report_close(struct tm_report *report);
 /* meta's value, or NULL. Borrowed. */
 const char *tm_report_meta(const struct tm_report *report, const char *key);
 
+/* The name of a domain; NULL: it has none. Borrowed. */
+const char *tm_report_domain_name(const struct tm_report *report, uint32_t domain);
+
+/* From now on only one domain is loaded, by its name or its number. TM_ERROR_NOT_FOUND names those that the
+   report has. */
+struct tm_error *tm_report_select_domain(struct tm_report *report, const char *name);
+
 /* Loads a snapshot's statistics as traces with named frames (inlined calls expanded, skipped frames marked).
    Borrowed: valid until close. TM_ERROR_NOT_FOUND names the snapshots that exist. */
 struct tm_report_view {
@@ -119,7 +127,7 @@ struct tm_report_view {
 	struct tm_report_totals totals;
 	const struct tm_snapshot_domain *domains; /* the same for every domain, lowest first */
 	size_t domain_count;
-	const struct tm_trace *traces;
+	const struct tm_trace *traces; /* by domain, lowest first */
 	size_t trace_count;
 	struct {
 		const char *cut;
@@ -133,5 +141,8 @@ struct tm_report_view {
 	size_t snapshot_count;
 };
 struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, struct tm_report_view *view);
+
+/* What a view has of its domains[index] alone. */
+struct tm_report_view tm_report_view_of_domain(const struct tm_report_view *view, size_t index);
 
 #endif

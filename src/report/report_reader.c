@@ -24,6 +24,7 @@ struct meta {
 /* What one tm_report_load read; views point into it. */
 struct loaded {
 	struct loaded *next;
+	const struct tm_report *report;
 	struct tm_report_tables tables;
 	struct tm_vector(struct tm_trace) traces;
 	struct tm_vector(struct tm_snapshot_domain) domains;
@@ -37,6 +38,9 @@ struct tm_report {
 	char *path;
 	struct tm_vector(struct meta) meta;
 	struct tm_skip_rules skip;
+	struct tm_vector(char *) domain_names; /* by number */
+	bool one_domain;
+	uint32_t domain; /* the one that is loaded, if it is one */
 	struct loaded *loaded;
 };
 
@@ -198,6 +202,65 @@ static struct tm_error *read_meta(struct tm_report *report, const struct tm_data
 	return err;
 }
 
+/* ---- domains ---- */
+
+static struct tm_error *name_domains(struct tm_report *report)
+{
+	const char *names = tm_report_meta(report, "domains");
+
+	while (names && *names) {
+		size_t length = strcspn(names, ",");
+		char *name = strndup(names, length);
+
+		if (!name || !tm_vector_push(&report->domain_names, name)) {
+			free(name);
+			return tm_error_out_of_memory();
+		}
+		names += length + (names[length] == ',');
+	}
+	return NULL;
+}
+
+const char *tm_report_domain_name(const struct tm_report *report, uint32_t domain)
+{
+	return domain < report->domain_names.count ? report->domain_names.items[domain] : NULL;
+}
+
+struct tm_error *tm_report_select_domain(struct tm_report *report, const char *name)
+{
+	char *end;
+	unsigned long number = strtoul(name, &end, 10);
+	const char *names = tm_report_meta(report, "domains");
+
+	report->one_domain = true;
+	for (report->domain = 0; report->domain < report->domain_names.count; report->domain++)
+		if (strcmp(report->domain_names.items[report->domain], name) == 0)
+			return NULL;
+	report->domain = (uint32_t)number;
+	if (*name >= '0' && *name <= '9' && !*end && number <= UINT32_MAX)
+		return NULL;
+	return tm_error_create(TM_ERROR_NOT_FOUND, "%s has no domain '%s': it has %s", report->path, name,
+			       names && *names ? names : "only numbered ones");
+}
+
+struct tm_report_view tm_report_view_of_domain(const struct tm_report_view *view, size_t index)
+{
+	struct tm_report_view part = *view;
+	uint32_t domain = view->domains[index].domain;
+	size_t start = 0, end;
+
+	while (start < view->trace_count && view->traces[start].domain != domain)
+		start++;
+	for (end = start; end < view->trace_count && view->traces[end].domain == domain;)
+		end++;
+	part.traces = view->traces + start;
+	part.trace_count = end - start;
+	part.domains = &view->domains[index];
+	part.domain_count = 1;
+	part.totals.totals = view->domains[index].totals;
+	return part;
+}
+
 static struct tm_error *read_report(struct tm_report *report)
 {
 	struct tm_database database = {0};
@@ -208,6 +271,8 @@ static struct tm_error *read_report(struct tm_report *report)
 	tm_database_close(&database);
 	if (!err && !tm_skip_rules_set(&report->skip, tm_report_meta(report, "skip")))
 		err = tm_error_out_of_memory();
+	if (!err)
+		err = name_domains(report);
 	return err;
 }
 
@@ -250,6 +315,9 @@ void tm_report_close(struct tm_report *report)
 		loaded_destroy(loaded);
 	}
 	tm_vector_deinit(&report->meta);
+	for (size_t i = 0; i < report->domain_names.count; i++)
+		free(report->domain_names.items[i]);
+	tm_vector_deinit(&report->domain_names);
 	tm_skip_rules_deinit(&report->skip);
 	free(report->path);
 	free(report);
@@ -327,6 +395,11 @@ static struct tm_totals column_totals(sqlite3_stmt *row, int column)
 	return totals;
 }
 
+static bool is_wanted(const struct tm_report *report, uint32_t domain)
+{
+	return !report->one_domain || domain == report->domain;
+}
+
 static const char domains_sql[] =
 	"SELECT domain, current, peak, blocks, peak_blocks, allocations, allocated, frees, "
 	"unknown_frees, failed FROM snapshot_domain WHERE snapshot = ? ORDER BY domain";
@@ -338,11 +411,13 @@ static struct tm_error *read_domain(struct loaded *loaded, const struct tm_datab
 					    .totals = column_totals(row, 1)};
 
 	(void)database;
+	if (!is_wanted(loaded->report, domain.domain))
+		return NULL;
 	return tm_vector_push(&loaded->domains, domain) ? NULL : tm_error_out_of_memory();
 }
 
 static const char statistics_sql[] =
-	"SELECT domain, tid, traceback, size, count FROM statistic WHERE snapshot = ?";
+	"SELECT domain, tid, traceback, size, count FROM statistic WHERE snapshot = ? ORDER BY domain";
 
 /* A traceback that several threads or domains share is expanded, and counted as cut, once. */
 static struct tm_error *read_traceback(struct loaded *loaded, const struct tm_database *database, int64_t id,
@@ -375,6 +450,8 @@ static struct tm_error *read_statistic(struct loaded *loaded, const struct tm_da
 
 	if (domain != trace.domain || tid != trace.tid || size < 0 || count < 0)
 		return tm_report_damaged(database, "a row of its statistics");
+	if (!is_wanted(loaded->report, trace.domain))
+		return NULL;
 	trace.thread_name = tm_report_tables_thread_name(&loaded->tables, tid);
 	err = read_traceback(loaded, database, sqlite3_column_int64(row, 2), &trace);
 	if (err)
@@ -456,6 +533,7 @@ struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, 
 
 	if (!loaded)
 		return tm_error_out_of_memory();
+	loaded->report = report;
 	err = load(loaded, report, snapshot, &result);
 	if (!err && !(result.snapshot_name = tm_report_tables_string(&loaded->tables, snapshot)))
 		err = tm_error_out_of_memory();

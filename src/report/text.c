@@ -302,14 +302,8 @@ static void put_totals(FILE *out, const struct tm_totals *totals)
 	fprintf(out, "failed:       %" PRIu64 "\n", totals->failed);
 }
 
-static void put_all_totals(FILE *out, const struct tm_report_view *view)
+static void put_lost(FILE *out, const struct tm_report_view *view)
 {
-	if (view->domain_count < 2)
-		put_totals(out, &view->totals.totals);
-	for (size_t i = 0; view->domain_count > 1 && i < view->domain_count; i++) {
-		fprintf(out, "domain %" PRIu32 "\n", view->domains[i].domain);
-		put_totals(out, &view->domains[i].totals);
-	}
 	fprintf(out, "events lost:  %" PRIu64 "%s\n", view->totals.lost,
 		view->totals.lost ? ": the numbers above are incomplete" : "");
 }
@@ -349,8 +343,21 @@ static void put_groups(FILE *out, const struct tm_report_view *view, const struc
 	put_rest(out, statistics, shown, view);
 }
 
-struct tm_error *tm_render_text(struct tm_report *report, const struct tm_report_view *view,
-				const struct tm_render_options *options, FILE *out)
+static void put_domain_name(FILE *out, const struct tm_report *report, uint32_t domain)
+{
+	const char *name = tm_report_domain_name(report, domain);
+
+	fprintf(out, "\nDomain %" PRIu32, domain);
+	if (name) {
+		fputs(", ", out);
+		put_text(out, name);
+	}
+	fputc('\n', out);
+}
+
+/* Groups and totals of one domain. */
+static struct tm_error *put_domain(FILE *out, const struct tm_report_view *view,
+				   const struct tm_render_options *options)
 {
 	struct tm_statistics statistics, functions = {0};
 	struct tm_error *err = tm_statistics_compute(view->traces, view->trace_count, options->group_by,
@@ -362,13 +369,44 @@ struct tm_error *tm_render_text(struct tm_report *report, const struct tm_report
 		err = tm_statistics_compute(view->traces, view->trace_count, TM_GROUP_FUNCTION,
 					    options->cumulative, &functions);
 	if (!err) {
-		put_header(out, report, view);
 		put_groups(out, view, options, &statistics, &functions);
-		put_all_totals(out, view);
-		put_cuts(out, view);
-		put_fp_frames(out, report);
+		put_totals(out, &view->totals.totals);
 		tm_statistics_deinit(&functions);
 	}
 	tm_statistics_deinit(&statistics);
 	return err;
+}
+
+/* One after the other: their bytes may be the same ones, seen at two levels, and are never summed. */
+static struct tm_error *put_domains(FILE *out, const struct tm_report *report,
+				    const struct tm_report_view *view,
+				    const struct tm_render_options *options)
+{
+	struct tm_error *err = NULL;
+
+	if (view->domain_count < 2)
+		return put_domain(out, view, options);
+	for (size_t i = 0; !err && i < view->domain_count; i++) {
+		struct tm_report_view part = tm_report_view_of_domain(view, i);
+
+		put_domain_name(out, report, view->domains[i].domain);
+		err = put_domain(out, &part, options);
+	}
+	fputs(err ? "" : "\n", out);
+	return err;
+}
+
+struct tm_error *tm_render_text(struct tm_report *report, const struct tm_report_view *view,
+				const struct tm_render_options *options, FILE *out)
+{
+	struct tm_error *err;
+
+	put_header(out, report, view);
+	err = put_domains(out, report, view, options);
+	if (err)
+		return err;
+	put_lost(out, view);
+	put_cuts(out, view);
+	put_fp_frames(out, report);
+	return NULL;
 }

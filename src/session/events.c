@@ -20,25 +20,43 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 	return tm_stacks_traceback(session, event->thread, event->capture, &allocation->traceback);
 }
 
-/* A call that was made inside one of a patched function, whose entry was not seen: the outermost owns the
- * block. */
+/* A native call that was made inside another allocator call, whose block it is: one of a patched function,
+ * whose entry was not seen, or one of the interpreter's. */
 static bool is_nested(struct tm_session *session, const struct tm_event *event)
 {
-	if (!event->capture || !tm_patches_count(session->patches))
+	bool beside = event->domain == TM_DOMAIN_NATIVE_BESIDE;
+
+	if (!event->capture || event->thread_pointer || !(beside || tm_patches_count(session->patches)))
 		return false;
 	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, event->capture, true,
 		  TM_NFRAME_MAX, &session->walk);
-	return session->walk.in_call;
+	return session->walk.in_call || (beside && tm_python_is_inner(session));
+}
+
+/* What the interpreter takes from the native allocator is the python domain's. A block that it resizes may be
+ * known here all the same. */
+static bool take_inner(struct tm_session *session, const struct tm_event *event)
+{
+	struct tm_held *held = event->scratch;
+
+	if (event->domain != TM_DOMAIN_NATIVE_BESIDE || !is_nested(session, event) || session->walk.in_call)
+		return false;
+	if (event->kind == TM_EVENT_RESIZE_END && held->known)
+		tm_tracer_resize_freed(session->tracer, held, event->domain);
+	return true;
 }
 
 static struct tm_error *take_block(struct tm_session *session, const struct tm_event *event)
 {
 	struct tm_allocation allocation;
-	struct tm_error *err = allocation_of(session, event, &allocation);
+	struct tm_error *err;
 
+	if (take_inner(session, event))
+		return NULL;
+	err = allocation_of(session, event, &allocation);
 	if (err)
 		return err;
-	if (event->capture && session->walk.in_call)
+	if (event->capture && !event->thread_pointer && session->walk.in_call)
 		return event->kind == TM_EVENT_RESIZE_END
 			       ? tm_tracer_resize_cancel(session->tracer, event->scratch)
 			       : NULL;
@@ -79,8 +97,17 @@ static void take_free(struct tm_session *session, const struct tm_event *event)
 
 	if (!known && (event->nested || is_nested(session, event)))
 		return;
-	tm_python_freed(session, event->old_address);
+	if (event->domain == TM_DOMAIN_PYTHON)
+		tm_python_freed(session, event->old_address);
 	tm_tracer_untrack(session->tracer, event->domain, event->old_address);
+}
+
+static void take_freed_resize(struct tm_session *session, const struct tm_event *event)
+{
+	struct tm_held *held = event->scratch;
+
+	if (held->known || !take_inner(session, event))
+		tm_tracer_resize_freed(session->tracer, held, event->domain);
 }
 
 struct tm_error *tm_events_take(void *context, const struct tm_event *event)
@@ -106,7 +133,7 @@ struct tm_error *tm_events_take(void *context, const struct tm_event *event)
 	case TM_EVENT_RESIZE_CANCEL:
 		return tm_tracer_resize_cancel(session->tracer, event->scratch);
 	case TM_EVENT_RESIZE_FREED:
-		tm_tracer_resize_freed(session->tracer, event->scratch, event->domain);
+		take_freed_resize(session, event);
 		return NULL;
 	case TM_EVENT_OBJECT:
 		return take_object(session, event);

@@ -203,14 +203,16 @@ static struct tm_error *install_recorder(struct tm_session *session)
 	return err;
 }
 
-/* Pads record where a recorder can be, unless they are to stop. */
+/* Pads record where a recorder can be, unless they are to stop: beside the native domain they do, whose own
+ * calls stop as well, and whose frames are read there. */
 static struct tm_error *choose_pads(struct tm_session *session)
 {
 	_cleanup_free_ char *text = NULL;
 	_cleanup_error_ struct tm_error *reason = NULL;
 	struct tm_error *err;
 
-	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT)
+	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT ||
+	    session->config->domain == TM_SESSION_BOTH)
 		return NULL;
 	err = tm_session_python_nframe(session) > TM_RECORD_FRAMES_MAX
 		      ? tm_error_create(TM_ERROR_UNSUPPORTED,
@@ -349,6 +351,10 @@ static void settle(struct tm_session *session, enum tm_session_domain traced)
 	if (session->traced_before != TM_SESSION_RECOGNISE && session->traced_before != traced)
 		tm_tracer_forget_totals(session->tracer);
 	session->traced = session->traced_before = traced;
+	if (traced != TM_SESSION_BOTH)
+		return;
+	tm_tracer_claim_domain(session->tracer, TM_DOMAIN_PYTHON);
+	tm_tracer_claim_domain(session->tracer, TM_DOMAIN_NATIVE_BESIDE);
 }
 
 static struct tm_error *open_interpreter(struct tm_session *session, const struct tm_module *module)
@@ -614,6 +620,19 @@ void tm_python_tick(struct tm_session *session)
 	session->lost++;
 	session->ended = "detached";
 	tm_session_warn(session, "the trace is incomplete from here on: tmtrace did not get to read in time");
+}
+
+/* Its pad is on the stack then, up to the first signal handler: what that one allocates is its own. */
+bool tm_python_is_inner(const struct tm_session *session)
+{
+	const struct tm_walk *walk = &session->walk;
+
+	if (!tm_python_is_armed(session))
+		return false;
+	for (size_t i = 1; i < walk->count && !walk->frames[i].is_signal; i++)
+		if (tm_slot_probe_has(session->python->slots, walk->frames[i].pc))
+			return true;
+	return false;
 }
 
 /* ---- letting go ---- */

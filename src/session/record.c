@@ -77,12 +77,18 @@ static struct tm_error *write_program(struct tm_session *session)
 /* What is traced; of a program that is started that is known a little later. */
 static struct tm_error *write_domain(struct tm_session *session)
 {
-	bool python = tm_python_is_armed(session);
-	const struct number_fact nframe = {"nframe", python ? tm_session_python_nframe(session)
-							    : tm_session_native_nframe(session)};
-	const struct text_fact facts[] = {{"probe", python ? "slot" : "breakpoint"},
+	bool native = session->traced == TM_SESSION_NATIVE || session->traced == TM_SESSION_RECOGNISE;
+	bool both = session->traced == TM_SESSION_BOTH;
+	const struct number_fact nframe = {"nframe", native ? tm_session_native_nframe(session)
+							    : tm_session_python_nframe(session)};
+	const struct text_fact facts[] = {{"probe", both     ? "slot, breakpoint"
+						    : native ? "breakpoint"
+							     : "slot"},
+					  {"domains", both     ? "python,native"
+						      : native ? "native"
+							       : "python"},
 					  {"interpreter", tm_python_description(session)}};
-	struct tm_error *err = write_texts(session->writer, facts, python ? 2 : 1);
+	struct tm_error *err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts) - native);
 
 	return err ? err : write_numbers(session->writer, &nframe, 1);
 }

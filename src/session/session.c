@@ -361,6 +361,8 @@ static struct tm_error *assemble(struct tm_session *session)
 		.modules = session->modules,
 		.cfi = session->cfi,
 		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
+		.domain = session->config->domain == TM_SESSION_BOTH ? TM_DOMAIN_NATIVE_BESIDE
+								     : TM_DOMAIN_NATIVE,
 	};
 	err = tm_probe_create(&config, &session->probe);
 	session->traced =
@@ -391,7 +393,9 @@ void tm_session_announce(struct tm_session *session)
 	if (tm_python_is_armed(session))
 		tm_strbuf_printf(&what, "%s, its pads %s", tm_python_description(session),
 				 tm_python_records(session) ? "record" : "stop");
-	else
+	if (session->traced == TM_SESSION_BOTH && tm_python_is_armed(session))
+		tm_strbuf_puts(&what, ", and ");
+	if (session->traced != TM_SESSION_PYTHON)
 		tm_strbuf_printf(&what, "%zu functions in %zu modules",
 				 tm_probe_function_count(session->probe),
 				 tm_probe_module_count(session->probe));

@@ -13,17 +13,24 @@
 
 #include "base/error.h"
 
+#define TM_SESSION_DOMAINS_MAX 2
+
 struct tm_session_status {
 	uint64_t elapsed_ns;
-	uint64_t current, peak, blocks; /* bytes, bytes, number */
-	uint64_t events;		/* allocations and frees so far */
-	uint64_t events_per_second;	/* since the status before */
+	struct tm_session_amount {
+		const char *domain;		/* its name */
+		uint64_t current, peak, blocks; /* bytes, bytes, number */
+	} amounts[TM_SESSION_DOMAINS_MAX];	/* of each domain that is traced; never to be summed */
+	size_t amount_count;
+	uint64_t events;	    /* allocations and frees so far, of all domains */
+	uint64_t events_per_second; /* since the status before */
 };
 
 enum tm_session_domain {
 	TM_SESSION_RECOGNISE, /* PYTHON where the program is a CPython that can be traced, else NATIVE */
 	TM_SESSION_NATIVE,    /* malloc and its kin, in every module */
 	TM_SESSION_PYTHON,    /* the allocators of a CPython interpreter, as tracemalloc sees them */
+	TM_SESSION_BOTH,      /* both, as domains of their own */
 };
 
 /* How a call is caught. */

@@ -143,6 +143,8 @@ struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thr
 struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
 				     uint32_t *traceback);
 void tm_python_freed(struct tm_session *session, uint64_t address); /* the interpreter gives a block back */
+/* Is the native call whose stack was walked last (session->walk) made by an allocator of the interpreter? */
+bool tm_python_is_inner(const struct tm_session *session);
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
 struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thread *thread);
 void tm_python_tick(struct tm_session *session); /* a few times a second */

@@ -1,20 +1,31 @@
 /* What is shown while the trace runs. */
 #include "session/session_internal.h"
 
+static struct tm_session_amount amount_of(const struct tm_session *session, uint32_t domain,
+					  const struct tm_totals *totals)
+{
+	bool python = session->traced == TM_SESSION_PYTHON || session->traced == TM_SESSION_BOTH;
+
+	return (struct tm_session_amount){python && domain == TM_DOMAIN_PYTHON ? "python" : "native",
+					  totals->current, totals->peak, totals->blocks};
+}
+
 void tm_status_get(const struct tm_session *session, struct tm_session_status *status)
 {
-	struct tm_totals totals = tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE);
-	uint64_t events = totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
 	uint64_t passed = session->now_ns - session->status_ns;
 
 	*status = (struct tm_session_status){
 		.elapsed_ns = session->now_ns,
-		.current = totals.current,
-		.peak = totals.peak,
-		.blocks = totals.blocks,
-		.events = events,
-		.events_per_second = passed ? (events - session->status_events) * 1000000000u / passed : 0,
+		.amount_count = session->traced == TM_SESSION_BOTH ? 2 : 1,
 	};
+	for (uint32_t domain = 0; domain < status->amount_count; domain++) {
+		struct tm_totals totals = tm_tracer_totals(session->tracer, domain);
+
+		status->amounts[domain] = amount_of(session, domain, &totals);
+		status->events += totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
+	}
+	if (passed)
+		status->events_per_second = (status->events - session->status_events) * 1000000000u / passed;
 }
 
 void tm_status_report(struct tm_session *session)

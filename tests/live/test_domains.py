@@ -1,6 +1,7 @@
 """Which domain is traced, where nobody says it, and both at once."""
 
 import os
+import signal
 
 from support import LiveTest, attach, code_of, launch, main, run_tmtrace
 from support.environment import program
@@ -97,7 +98,7 @@ class Untraceable(Domains):
     def check(self, python, reason, environment=ENVIRONMENT):
         target = Process(self, [python, "-c", SCRIPT], env=environment).expect_ready()
         before = code_of(target.pid)
-        for domain in ("python",):
+        for domain in ("python", "both"):
             done = run_tmtrace("-o", os.path.join(self.directory(), "none.tmt"), "--domain", domain, "--attach", target.pid)
             self.assertEqual(done.returncode, 2)
             self.assertIn(reason, done.stderr)
@@ -135,6 +136,134 @@ class Untraceable(Domains):
         report = trace.finish_trace(None, status=5)
         self.assertIn(b"its version 3.7 is not known", trace.err.data)
         self.assertGreater(len(self.large(report)), 0)
+
+
+# A round of each domain's work. Other threads allocate with and without the interpreter's lock (zlib takes its buffers from the raw
+# allocator while it is released).
+BOTH = """
+import ctypes, json, sys, threading, zlib
+libc = ctypes.CDLL(None)
+for name, arguments in (("malloc", [ctypes.c_size_t]), ("realloc", [ctypes.c_void_p, ctypes.c_size_t]), ("free", [ctypes.c_void_p])):
+    getattr(libc, name).restype = ctypes.c_void_p
+    getattr(libc, name).argtypes = arguments
+def native():
+    blocks = [libc.malloc(10007) for _ in range(40)]
+    blocks[0] = libc.realloc(blocks[0], 20011)
+    for block in blocks[30:]:
+        libc.free(block)
+    return blocks[:30]
+def python():
+    text = json.dumps([{"name": str(i), "values": list(range(20))} for i in range(100)])
+    return json.loads(text), [bytes(size) for size in range(1, 5000, 50)], zlib.compress(text.encode() * 10)
+def forever():
+    while True:
+        begin.acquire()
+        python()
+        end.release()
+begin, end = threading.Semaphore(0), threading.Semaphore(0)
+count = int(sys.argv[1])
+for _ in range(count):
+    threading.Thread(target=forever, daemon=True).start()
+def work():
+    for _ in range(count): begin.release()
+    result = native(), python()
+    for _ in range(count): end.acquire()
+    return result
+kept = [work()]
+print("ready", flush=True)
+for line in sys.stdin:
+    kept.append(work())
+    print("done", flush=True)
+"""
+NATIVE = {"allocations": 41, "allocated": 40 * 10007 + 20011, "frees": 11, "unknown_frees": 0, "failed": 0, "blocks": 30,
+          "current": 29 * 10007 + 20011}
+
+
+class Both(Domains):
+    def start(self, python, threads=0, **environment):
+        argv = ["setarch", "-R", python, "-c", BOTH, str(threads)]
+        return Process(self, argv, env={**ENVIRONMENT, **environment}).expect_ready()
+
+    def traced_round(self, target, domain, *options):
+        trace = attach(self, target.pid, "--domain", domain, *options)
+        self.one_round(target)
+        report = trace.finish_trace()
+        self.assertEqual(report.totals["lost"], 0)
+        self.assert_untraced(target.pid)
+        return report
+
+    def domains_of(self, report, *options):
+        return {domain["name"]: domain for domain in report.load(*options)["domains"]}
+
+    def check_native(self, report):
+        totals = self.domains_of(report)["native"]
+        self.assertEqual({key: totals[key] for key in NATIVE}, NATIVE)
+        self.assertEqual(totals["domain"], 1)
+
+    def test_what_the_interpreter_takes_from_malloc_is_no_native_event(self):
+        """With PYTHONMALLOC=malloc every object is a block of malloc."""
+        for python in interpreters():
+            for allocator in ("malloc", "pymalloc", "malloc_debug") if python == interpreters()[-1] else ("malloc",):
+                with self.subTest(python=python, allocator=allocator):
+                    target = self.start(python, PYTHONMALLOC=allocator)
+                    before = code_of(target.pid)
+                    report = self.traced_round(target, "both")
+                    self.check_native(report)
+                    self.assertGreater(report.totals["allocations"], 500)
+                    self.assert_code_unchanged(target.pid, before)
+                    self.one_round(target)
+
+    def test_threads(self):
+        for python in interpreters():
+            with self.subTest(python=python):
+                target = self.start(python, 3, PYTHONMALLOC="malloc")
+                self.check_native(self.traced_round(target, "both"))
+
+    def test_each_domain_by_itself(self):
+        report = self.traced_round(self.start(interpreters()[0]), "both")
+        everything = report.load("--group-by", "traceback")
+        self.assertEqual([(d["domain"], d["name"]) for d in everything["domains"]], [(0, "python"), (1, "native")])
+        self.assertEqual(everything["probe"], "slot, breakpoint")
+        for number, name in enumerate(("python", "native")):
+            for key in (name, number):
+                alone = report.load("--group-by", "traceback", "--domain", key)
+                self.assertEqual(alone["statistics"], [s for s in everything["statistics"] if s["domain"] == number])
+                self.assertEqual([d["name"] for d in alone["domains"]], [name])
+                self.assertEqual(sum(s["size"] for s in alone["statistics"]), alone["totals"]["current"])
+        native = report.load("--group-by", "traceback", "--domain", "native")
+        self.assertGreater(max(len(s["traceback"]) for s in native["statistics"]), 5, "nframe is 64 there")
+        text = report.run("--limit", 3)
+        self.assertRegex(text, r"(?s)\nDomain 0, python\nTop 3 lines\n.*\ncurrent: .*\n\nDomain 1, native\nTop 3 lines\n.*\ncurrent: ")
+        self.assertNotIn("Domain", report.run("--domain", "native"))
+        done = run_tmtrace("report", report.path, "--domain", "perl")
+        self.assertEqual((done.returncode, "has no domain 'perl': it has python,native" in done.stderr), (2, True))
+
+    def test_snapshots_have_both(self):
+        target = self.start(interpreters()[0])
+        trace = attach(self, target.pid, "--domain", "both")
+        trace.signal(signal.SIGUSR1)
+        self.assertTrue(trace.err.wait_for(b" blocks, native 0 B in 0 blocks\n", 20), trace.err.data)
+        self.one_round(target)
+        report = trace.finish_trace()
+        self.assertEqual(self.domains_of(report, "--at", "1")["native"]["allocations"], 0)
+        self.assertEqual(self.domains_of(report, "--at", "peak").keys(), {"python", "native"})
+        self.check_native(report)
+
+    def test_launch(self):
+        script = self.script("import ctypes, os\nmalloc = ctypes.CDLL(None).malloc\ndef make():\n    return malloc(10007), bytes(10009)\n"
+                             "kept = [make() for _ in range(3)]\nos._exit(6)\n")
+        for python in interpreters():
+            with self.subTest(python=python):
+                trace = launch(self, python, script, options=("--domain", "both"), env=ENVIRONMENT)
+                report = trace.finish_trace(None, status=6)
+                self.assertEqual(report.query("SELECT domain, count(*) FROM block WHERE size = 10007 GROUP BY domain"), [(1, 3)])
+                lines = [s for s in report.load("--domain", "python")["statistics"] if s["size"] > 3 * 10009]
+                self.assertIn(("make", 4), [(s["traceback"][0]["function"], s["traceback"][0]["lineno"]) for s in lines])
+
+    def test_no_interpreter(self):
+        done = run_tmtrace("-o", os.path.join(self.directory(), "none.tmt"), "--domain", "both", "/bin/true")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("no CPython interpreter", done.stderr)
 
 
 if __name__ == "__main__":

@@ -346,7 +346,7 @@ static void tell(void *context, const char *name, const struct tm_session_status
 	size_t length = strlen(told);
 
 	(void)context;
-	snprintf(told + length, sizeof(told) - length, "%s:%" PRIu64 " ", name, status->current);
+	snprintf(told + length, sizeof(told) - length, "%s:%" PRIu64 " ", name, status->amounts[0].current);
 }
 
 Test(events, each_request_is_a_snapshot_of_its_own)
