@@ -30,6 +30,10 @@ enum tm_cut {
 };
 const char *tm_cut_name(enum tm_cut cut); /* "limit", "no-cfi", ...; "" for NONE */
 
+/* A bit of tm_frame.module: the frame is a part of the allocator that made the block (below the line of a
+   Python program that asked for it), and owns no line. The same place without the bit is another frame. */
+#define TM_FRAME_INNER 0x40000000u
+
 struct tm_frame {
 	uint64_t offset; /* the module's own address (ELF vaddr); a caller's is of its call: pc - 1 */
 	uint32_t module; /* module number; 0 is "no module": offset is then an absolute address */

@@ -38,9 +38,9 @@ struct tm_event {
 				    thread whose Python frames own the block; 0: a native call */
 	const struct tm_record_block *recorded; /* of such an event: its frames; NULL: the thread stands
 						   still (in a stop, or waiting in a pad), read them there */
-	/* Of a native call, at the function's entry: the frame above it is the caller; NULL: there is none
-	   (events are small: there are millions). A walk over it tells whether the call was made inside one
-	   of a patched function, and is no event then. */
+	/* As at a function's entry: the frame above it is the caller; NULL: there is none (events are small:
+	   there are millions). A walk over a native call's tells whether it was made inside one of a patched
+	   function, and is no event then. */
 	const struct tm_capture *capture;
 };
 

@@ -410,9 +410,20 @@ static struct tm_error *enter(struct tm_slot_probe *probe, struct tm_thread *thr
 	return is_resize(stop) ? begin_resize(probe, thread, old) : give_back(probe, thread, old);
 }
 
+/* A pad that stops behind its call, or before it, has left nothing on the stack: as at a function's entry. */
+static struct tm_capture capture_at(const struct tm_slot_probe *probe, const struct tm_thread *thread,
+				    const struct tm_memory *memory)
+{
+	return (struct tm_capture){.regs = thread->regs,
+				   .start = thread->regs.value[probe->config.target->arch->sp],
+				   .memory = memory};
+}
+
 static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thread,
 			      const struct tm_slot_stop *stop)
 {
+	struct tm_memory memory = tm_target_memory(probe->config.target);
+	const struct tm_capture capture = capture_at(probe, thread, &memory);
 	const uint64_t *regs = thread->regs.value;
 	struct tm_event event = {
 		.kind = TM_EVENT_ALLOCATE,
@@ -422,6 +433,7 @@ static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thr
 		.old_address = is_resize(stop) ? regs[probe->pads.old] : 0,
 		.size = regs[probe->pads.size_asked],
 		.thread_pointer = regs[probe->pads.thread_pointer],
+		.capture = &capture,
 	};
 
 	return end_call(probe, &event);
@@ -430,12 +442,15 @@ static struct tm_error *leave(struct tm_slot_probe *probe, struct tm_thread *thr
 /* Memory has become a new object, perhaps a block of a free list that was another object before. */
 static struct tm_error *refer(struct tm_slot_probe *probe, struct tm_thread *thread)
 {
+	struct tm_memory memory = tm_target_memory(probe->config.target);
+	const struct tm_capture capture = capture_at(probe, thread, &memory);
 	const struct tm_event event = {
 		.kind = TM_EVENT_OBJECT,
 		.domain = TM_DOMAIN_PYTHON,
 		.thread = thread,
 		.address = thread->regs.value[probe->pads.object],
 		.thread_pointer = thread->regs.value[probe->pads.object_thread_pointer],
+		.capture = &capture,
 	};
 
 	return emit(probe, &event);

@@ -23,6 +23,7 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
 	tm_map_deinit(&stacks->threads);
 	tm_map_deinit(&stacks->states);
 	tm_vector_deinit(&stacks->frames);
+	tm_vector_deinit(&stacks->entries);
 }
 
 static void forget_threads(struct tm_python_stacks *stacks)
@@ -110,13 +111,15 @@ static struct tm_error *newest_frame(struct tm_python_stacks *stacks, uint64_t t
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
 	uint8_t state[THREAD_MAX];
 
-	*frame = 0;
+	*frame = stacks->next_cframe = 0;
 	if (!read_known(stacks, thread_pointer, state)) {
 		struct tm_error *err = list_threads(stacks);
 
 		if (err || !read_known(stacks, thread_pointer, state))
 			return err;
 	}
+	stacks->next_cframe =
+		layout->thread_cframe != TM_PYTHON_ABSENT ? tm_word_at(state, layout->thread_cframe) : 0;
 	*frame = tm_word_at(state, layout->thread_frame);
 	if (*frame && layout->has_cframe && !read_word(stacks, *frame + layout->cframe_frame, frame))
 		*frame = 0;
@@ -186,6 +189,36 @@ static struct tm_error *take_frame(struct tm_python_stacks *stacks, const uint8_
 		       : tm_error_out_of_memory();
 }
 
+/* ---- calls of the evaluation function ---- */
+
+static bool ends_entry(const struct tm_python_layout *layout, const uint8_t *frame)
+{
+	switch (layout->entries) {
+	case TM_ENTRY_EACH:
+		return true;
+	case TM_ENTRY_FLAG:
+		return frame[layout->frame_entry];
+	case TM_ENTRY_SHIM:
+		return is_shim(layout, frame);
+	}
+	return false;
+}
+
+/* The frame at `address` was looked at: is it the last one of a call? */
+static struct tm_error *take_entry(struct tm_python_stacks *stacks, uint64_t address, const uint8_t *frame)
+{
+	const struct tm_python_layout *layout = &stacks->interpreter->layout;
+	struct tm_python_entry entry = {.end = stacks->total};
+
+	if (!stacks->with_entries || !ends_entry(layout, frame))
+		return NULL;
+	entry.local = layout->entries == TM_ENTRY_SHIM ? address : stacks->next_cframe;
+	if (stacks->next_cframe &&
+	    !read_word(stacks, stacks->next_cframe + layout->cframe_previous, &stacks->next_cframe))
+		stacks->next_cframe = 0;
+	return tm_vector_push(&stacks->entries, entry) ? NULL : tm_error_out_of_memory();
+}
+
 struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t thread_pointer,
 				       uint32_t nframe)
 {
@@ -195,7 +228,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	uint64_t address;
 	struct tm_error *err = newest_frame(stacks, thread_pointer, &address);
 
-	stacks->frames.count = 0;
+	stacks->frames.count = stacks->entries.count = 0;
 	stacks->total = 0;
 	stacks->cut = TM_CUT_NONE;
 	tm_memory_window_begin(&stacks->window, stacks->memory);
@@ -207,8 +240,10 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 			stacks->cut = frame ? TM_CUT_LOOP : TM_CUT_MEMORY;
 			break;
 		}
-		address = tm_word_at(frame, layout->frame_back);
 		err = take_frame(stacks, frame, nframe);
+		if (!err)
+			err = take_entry(stacks, address, frame);
+		address = tm_word_at(frame, layout->frame_back);
 	}
 	if (!err && stacks->cut == TM_CUT_NONE && stacks->total > stacks->frames.count)
 		stacks->cut = TM_CUT_LIMIT;

@@ -12,6 +12,14 @@
 #include "python/memory_window.h"
 #include "recorder/shared.h"
 
+/* A call of the interpreter's evaluation function that goes on, and the Python frames that it runs. */
+struct tm_python_entry {
+	uint64_t local; /* address of a variable of it, in its C frame; 0: not told (up to 3.9) */
+	uint32_t end;	/* its frames are those behind the entry's before, up to this number of frames (of
+			 * `total`)
+			 */
+};
+
 /* A cache of what was read of one interpreter. `interpreter`, `memory` and `places` are borrowed. */
 struct tm_python_stacks {
 	const struct tm_interpreter *interpreter;
@@ -24,6 +32,9 @@ struct tm_python_stacks {
 	struct tm_vector(struct tm_frame) frames; /* at most nframe */
 	uint32_t total;				  /* frames on the stack; saturates at TM_NFRAME_MAX */
 	enum tm_cut cut;
+	bool with_entries;				  /* set by the caller: the walk lists these too */
+	struct tm_vector(struct tm_python_entry) entries; /* most recent first */
+	uint64_t next_cframe;				  /* of the walk */
 };
 
 void tm_python_stacks_init(struct tm_python_stacks *stacks, const struct tm_interpreter *interpreter,

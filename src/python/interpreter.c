@@ -95,6 +95,10 @@ static struct tm_error *open_module(struct tm_interpreter *interpreter)
 	interpreter->runtime = module->bias + runtime;
 	if (tm_module_find_dynamic_symbol(module, "Py_RunMain", &symbol))
 		interpreter->run_main = module->bias + symbol.vaddr;
+	if (tm_module_find_dynamic_symbol(module, "_PyEval_EvalFrameDefault", &symbol)) {
+		interpreter->eval_start = module->bias + symbol.vaddr;
+		interpreter->eval_end = interpreter->eval_start + symbol.size;
+	}
 	err = refine_layout(interpreter, runtime);
 	if (!err)
 		err = tm_python_find_tables(module, interpreter->minor, runtime, interpreter->tables);

@@ -22,6 +22,8 @@ struct tm_interpreter {
 	uint64_t runtime;  /* run-time address of _PyRuntime */
 	uint64_t run_main; /* of Py_RunMain, which is called once the interpreter is initialised; 0: not there
 			    */
+	/* Of _PyEval_EvalFrameDefault, as far as its symbol goes: [start, end); 0: not there. */
+	uint64_t eval_start, eval_end;
 	uint64_t tables[TM_SLOT_TABLES]; /* run-time addresses */
 	uint64_t reference_tracer; /* of the word that PyRefTracer_SetTracer sets, from 3.13; 0: not there */
 };

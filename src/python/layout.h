@@ -22,9 +22,17 @@ enum tm_line_format {
 	TM_LINES_LOCATIONS, /* from 3.11: PEP 657, Objects/locations.md */
 };
 
+/* Which Python frames one call of the evaluation function (_PyEval_EvalFrameDefault, Python/ceval.c) runs. */
+enum tm_entry_kind {
+	TM_ENTRY_EACH, /* up to 3.10: one */
+	TM_ENTRY_FLAG, /* 3.11: up to one with is_entry set, and that one */
+	TM_ENTRY_SHIM, /* from 3.12: up to a frame that is owned by the C stack */
+};
+
 struct tm_python_layout {
 	unsigned minor; /* of 3.minor */
 	enum tm_line_format lines;
+	enum tm_entry_kind entries;
 
 	uint16_t runtime_interpreters; /* _PyRuntimeState: interpreters.head */
 	uint16_t runtime_current;      /* gilstate.tstate_current, up to 3.11; else absent */
@@ -37,6 +45,11 @@ struct tm_python_layout {
 	bool has_cframe;
 	uint16_t thread_frame, cframe_frame;
 
+	/* 3.10 and 3.11: a chain of variables of the evaluation function, one for each call of it that goes
+	   on, from *(thread + thread_cframe); else absent. */
+	uint16_t thread_cframe, cframe_previous;
+
+	uint16_t frame_entry; /* 3.11: is_entry, a byte; else absent */
 	uint16_t frame_code, frame_back;
 	uint16_t frame_instruction; /* int index up to 3.10, else a pointer */
 	uint16_t frame_lineno;	    /* up to 3.10 */

@@ -106,7 +106,7 @@ static struct tm_error *read_frame(struct tm_report_tables *tables, const struct
 	if (!id_rises(tables->frames, frame.id) || frame.id < 1 || !frame.named.filename || lineno < 0 ||
 	    lineno > UINT32_MAX || (frame.inlined_into && frame.inlined_into <= frame.id))
 		return tm_report_damaged(database, "a row of its frames");
-	frame.named.skipped = tm_skip_matches(skip, frame.named.function);
+	frame.named.skipped = sqlite3_column_int64(row, 8) > 1 || tm_skip_matches(skip, frame.named.function);
 	return tm_vector_push(&tables->frames, frame) ? NULL : tm_error_out_of_memory();
 }
 
@@ -195,7 +195,7 @@ struct tm_error *tm_report_tables_load(struct tm_report_tables *tables, const st
 				read_thread);
 	if (!err)
 		err = read_rows(tables, database, skip,
-				"SELECT id, module, offset, function, filename, lineno, source, inlined_into "
+				"SELECT id, module, offset, function, filename, lineno, source, inlined_into, skipped "
 				"FROM frame ORDER BY id",
 				read_frame);
 	if (!err)

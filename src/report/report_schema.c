@@ -32,7 +32,7 @@ static const char frame_sql[] =
 	"	lineno INTEGER NOT NULL, -- 0: unknown\n"
 	"	source TEXT, -- text of that line, stripped; NULL: was not at hand\n"
 	"	inlined_into INTEGER REFERENCES frame(id), -- NULL: this is a physical frame\n"
-	"	skipped INTEGER NOT NULL -- 1: an allocator's wrapper (operator new, meta.skip), owns nothing\n"
+	"	skipped INTEGER NOT NULL -- not 0: owns nothing; 1: an allocator's wrapper (operator new, meta.skip), 2: inside the interpreter\n"
 	") STRICT";
 
 static const char traceback_sql[] =

@@ -23,8 +23,8 @@ static const char *const statement_texts[TM_WRITER_STATEMENTS] = {
 			  " is_main = excluded.is_main, deleted = excluded.deleted,"
 			  " problem = coalesce(excluded.problem, problem)",
 	[TM_PUT_MODULE_PROBLEM] = "UPDATE module SET problem = coalesce(problem, ?2) WHERE id = ?1",
-	[TM_PUT_FRAME] =
-		"INSERT OR REPLACE INTO frame VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, tm_skipped(?4))",
+	[TM_PUT_FRAME] = "INSERT OR REPLACE INTO frame VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, max(?9, "
+			 "tm_skipped(?4)))",
 	[TM_PUT_TRACEBACK] = "INSERT INTO traceback VALUES (?, ?, ?, ?, ?, ?)",
 	[TM_PUT_THREAD] = "INSERT OR REPLACE INTO thread VALUES (?, ?, ?, ?)",
 	[TM_PUT_SAMPLE] = "INSERT OR REPLACE INTO timeline VALUES (?, ?, ?, ?)",
@@ -220,7 +220,8 @@ static struct tm_error *set_skip(struct tm_report_writer *writer, const char *gl
 {
 	if (!tm_skip_rules_set(&writer->skip, globs))
 		return tm_error_out_of_memory();
-	return tm_database_run(&writer->database, "UPDATE frame SET skipped = tm_skipped(function)");
+	return tm_database_run(&writer->database,
+			       "UPDATE frame SET skipped = tm_skipped(function) WHERE skipped < 2");
 }
 
 struct tm_error *tm_report_writer_meta(struct tm_report_writer *writer, const char *key, const char *value)

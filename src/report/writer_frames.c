@@ -50,7 +50,10 @@ struct frame_row {
 	struct tm_frame place;
 	const struct tm_location *location; /* NULL: no names yet */
 	uint32_t inlined_into;		    /* 0: a physical frame */
+	bool is_inner;			    /* TM_FRAME_INNER */
 };
+
+enum { SKIPPED_INNER = 2 }; /* frame.skipped */
 
 /* DESIGN: a frame without line information has its module's path as filename, and lineno 0. */
 static struct tm_error *put_frame_row(struct tm_report_writer *writer, const struct tm_report_save *save,
@@ -72,6 +75,7 @@ static struct tm_error *put_frame_row(struct tm_report_writer *writer, const str
 		tm_row_put_u64(&row, frame->inlined_into);
 	else
 		tm_row_put_null(&row);
+	tm_row_put_u64(&row, frame->is_inner ? SKIPPED_INNER : 0);
 	return tm_writer_put(writer, &row);
 }
 
@@ -109,6 +113,15 @@ static struct tm_error *put_named_frame(struct tm_report_writer *writer, const s
 
 /* ---- frames in modules ---- */
 
+/* Takes the bit out of the module's number. */
+static bool take_inner(struct tm_frame *place)
+{
+	bool is_inner = place->module & TM_FRAME_INNER;
+
+	place->module &= ~TM_FRAME_INNER;
+	return is_inner;
+}
+
 /* A frame is stored without names; tm_writer_name_frames gives it some. */
 static struct tm_error *put_frame(struct tm_report_writer *writer, const struct tm_report_save *save,
 				  uint32_t number, uint32_t *id)
@@ -121,8 +134,12 @@ static struct tm_error *put_frame(struct tm_report_writer *writer, const struct 
 			return tm_error_out_of_memory();
 	if (!writer->frames.items[number].id) {
 		row.place = tm_tracebacks_get_frame(save->tracebacks, number);
-		err = is_named(save, row.place) ? put_named_frame(writer, save, row.id, row.place)
-						: put_frame_row(writer, save, &row);
+		if (is_named(save, row.place)) {
+			err = put_named_frame(writer, save, row.id, row.place);
+		} else {
+			row.is_inner = take_inner(&row.place);
+			err = put_frame_row(writer, save, &row);
+		}
 		if (err)
 			return err;
 		writer->frames.items[number].id = ++writer->last_frame_id;
@@ -210,9 +227,11 @@ struct tm_error *tm_writer_put_traceback(struct tm_report_writer *writer, const 
 static struct tm_error *symbolize(struct tm_report_writer *writer, const struct tm_report_save *save,
 				  struct tm_frame place, struct tm_locations *locations)
 {
-	const struct tm_module *module = find_module(save, place.module);
+	const struct tm_module *module;
 	_cleanup_error_ struct tm_error *reason = NULL;
 
+	take_inner(&place);
+	module = find_module(save, place.module);
 	memset(locations, 0, sizeof(*locations));
 	if (!module)
 		return NULL;
@@ -230,10 +249,12 @@ static struct tm_error *put_locations(struct tm_report_writer *writer, const str
 				      uint32_t id, struct tm_frame place,
 				      const struct tm_locations *locations)
 {
+	bool is_inner = take_inner(&place);
 	struct tm_error *err = NULL;
 
 	for (size_t i = 0; i < locations->count && !err; i++) {
-		struct frame_row row = {.id = id, .place = place, .location = &locations->items[i]};
+		struct frame_row row = {
+			.id = id, .place = place, .location = &locations->items[i], .is_inner = is_inner};
 
 		if (i + 1 < locations->count)
 			row.inlined_into = id = ++writer->last_frame_id;

@@ -523,11 +523,16 @@ static struct tm_error *take_site(struct tm_session *session, const struct tm_re
 	return err;
 }
 
+/* One frame of a Python allocation is its Python line, as in tracemalloc; beyond it the stacks are merged
+ * where both domains are traced. */
 struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
 				     uint32_t *traceback)
 {
+	bool python = event->domain == TM_DOMAIN_PYTHON;
 	struct tm_error *err;
 
+	if (session->traced == TM_SESSION_BOTH && (!python || tm_session_python_nframe(session) > 1))
+		return tm_merge_traceback(session, event, &session->python->stacks, traceback);
 	if (event->recorded)
 		return event->recorded->frame_count == 1 ? take_site(session, event->recorded, traceback)
 							 : take_recorded(session, event->recorded, traceback);

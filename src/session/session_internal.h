@@ -24,6 +24,7 @@
 
 struct tm_saver;
 struct tm_python;
+struct tm_python_stacks;
 
 /* A module that is mapped and armed. */
 struct tm_loaded {
@@ -126,6 +127,15 @@ bool tm_stacks_pad_state(void *session, uint64_t pc, bool is_return_address, str
 bool tm_stacks_each_saved_pc(void *session, struct tm_thread *thread, tm_visit_pc visit, void *visit_context);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
 
+struct tm_frame tm_stacks_frame(const struct tm_walk_frame *walked);
+
+/* Walks the native stack into session->walk. */
+void tm_stacks_walk(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture);
+
+/* merge.c */
+struct tm_error *tm_merge_traceback(struct tm_session *session, const struct tm_event *event,
+				    struct tm_python_stacks *stacks, uint32_t *traceback);
+
 /* python.c: all do nothing where session->python is NULL */
 struct tm_error *tm_python_create(struct tm_session *session);
 void tm_python_destroy(struct tm_python *python);
@@ -140,6 +150,7 @@ struct tm_error *tm_python_check_armed(struct tm_session *session);
 bool tm_python_is_armed(const struct tm_session *session);
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours);
+/* Of an event of the python domain, or of a native one beside it, where it is armed. */
 struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
 				     uint32_t *traceback);
 void tm_python_freed(struct tm_session *session, uint64_t address); /* the interpreter gives a block back */

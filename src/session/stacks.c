@@ -1,7 +1,7 @@
 /* From a capture to a traceback of the model. */
 #include "session/session_internal.h"
 
-static struct tm_frame frame_of(const struct tm_walk_frame *walked)
+struct tm_frame tm_stacks_frame(const struct tm_walk_frame *walked)
 {
 	if (!walked->module)
 		return (struct tm_frame){walked->lookup, 0};
@@ -25,6 +25,16 @@ static void adapt_capture(struct tm_thread *thread, const struct tm_walk *walk,
 	}
 }
 
+void tm_stacks_walk(struct tm_session *session, struct tm_thread *thread, const struct tm_capture *capture)
+{
+	struct tm_walk *walk = &session->walk;
+
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true,
+		  TM_NFRAME_MAX, walk);
+	adapt_capture(thread, walk, capture);
+	session->fp_frames += walk->fp_frames;
+}
+
 /* Frame 0 of the walk is the allocator function itself: the traceback begins with its caller. */
 struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
 				     const struct tm_capture *capture, uint32_t *traceback)
@@ -34,17 +44,15 @@ struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_threa
 	size_t total, stored;
 	enum tm_cut cut;
 
-	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, capture, true,
-		  TM_NFRAME_MAX, walk);
-	adapt_capture(thread, walk, capture);
-	session->fp_frames += walk->fp_frames;
+	tm_stacks_walk(session, thread, capture);
 	total = walk->count ? walk->count - 1 : 0;
 	stored = total < tm_session_native_nframe(session) ? total : tm_session_native_nframe(session);
 	cut = stored < total ? TM_CUT_LIMIT : walk->cut;
 	if (!tm_vector_reserve(&session->frames, stored))
 		return tm_error_out_of_memory();
 	for (size_t i = 0; i < stored; i++) {
-		session->frames.items[i] = tm_tracebacks_frame(tracebacks, frame_of(&walk->frames[i + 1]));
+		session->frames.items[i] =
+			tm_tracebacks_frame(tracebacks, tm_stacks_frame(&walk->frames[i + 1]));
 		if (session->frames.items[i] == UINT32_MAX)
 			return tm_error_out_of_memory();
 	}

@@ -728,3 +728,31 @@ Test(report_file, frames_of_an_interpreter_are_named_by_it)
 	tm_snapshot_destroy(snapshot);
 	sample_destroy(&sample);
 }
+
+/* make() as a part of the allocator: the same place as elsewhere, and another frame. */
+Test(report_file, inner_frames_own_no_line)
+{
+	static const struct tm_frame inner[] = {{0x30, 1 | TM_FRAME_INNER}, {0x20, 1}, {0x10, 1}};
+	struct sample sample = sample_create();
+	struct tm_statistics statistics;
+	struct opened opened;
+
+	sample_allocate(&sample, 100, sample_traceback(&sample, inner, 3, 3, TM_CUT_NONE), 1000);
+	sample_allocate(&sample, 100, sample_traceback(&sample, make_frames, 3, 3, TM_CUT_NONE), 10);
+	sample_write(&sample, folder.file);
+	sample_destroy(&sample);
+	opened = load("end");
+	must(tm_statistics_compute(opened.view.traces, opened.view.trace_count, TM_GROUP_LINENO, false,
+				   &statistics));
+	cr_assert_eq(statistics.count, 2);
+	cr_expect_str_eq(statistics.items[0].frames[0]->filename, "/src/app.c");
+	cr_expect_eq(statistics.items[0].frames[0]->lineno, 20);
+	cr_expect_eq(statistics.items[0].size, 1000);
+	cr_expect_str_eq(statistics.items[1].frames[0]->filename, "/src/make.c");
+	cr_expect_eq(statistics.items[1].size, 10);
+	tm_statistics_deinit(&statistics);
+	tm_report_close(opened.report);
+	cr_expect_eq(query("SELECT lineno FROM top WHERE size = 1000"), 20);
+	cr_expect_eq(query("SELECT lineno FROM top WHERE size = 10"), 3);
+	cr_expect_eq(query("SELECT count(*) FROM frame WHERE skipped = 2 AND module = 1"), 2);
+}
