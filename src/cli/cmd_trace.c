@@ -111,7 +111,7 @@ static bool parse_seconds(const char *text, uint64_t *ns)
 	return true;
 }
 
-enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE };
+enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE, OPTION_WITHIN };
 
 static const struct option options[] = {
 	{"attach", required_argument, NULL, 'a'},
@@ -121,6 +121,7 @@ static const struct option options[] = {
 	{"nframe", required_argument, NULL, 'n'},
 	{"domain", required_argument, NULL, OPTION_DOMAIN},
 	{"probe", required_argument, NULL, OPTION_PROBE},
+	{"within", required_argument, NULL, OPTION_WITHIN},
 	{"skip", required_argument, NULL, OPTION_SKIP},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
 	{"quiet", no_argument, NULL, 'q'},
@@ -191,6 +192,9 @@ static int take_option(struct trace *trace, int option)
 		return take_domain(trace, optarg);
 	case OPTION_PROBE:
 		return take_probe(trace, optarg);
+	case OPTION_WITHIN:
+		trace->session.within = optarg;
+		return 0;
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:
@@ -225,6 +229,10 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("what is to be traced: --attach PID, or a command");
 	if (trace->session.domain == TM_SESSION_BOTH && trace->session.probe == TM_SESSION_PROBE_PAD)
 		return usage_error("--probe pad: with --domain both every call stops its thread");
+	if (trace->session.within && trace->session.domain == TM_SESSION_NATIVE)
+		return usage_error("--within names a Python function: it goes with --domain python or both");
+	if (trace->session.within && trace->session.domain == TM_SESSION_RECOGNISE)
+		trace->session.domain = TM_SESSION_PYTHON;
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;
 	trace->session.skip_count = trace->skip.count;

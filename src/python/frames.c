@@ -24,6 +24,7 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
 	tm_map_deinit(&stacks->states);
 	tm_vector_deinit(&stacks->frames);
 	tm_vector_deinit(&stacks->entries);
+	tm_vector_deinit(&stacks->places);
 }
 
 static void forget_threads(struct tm_python_stacks *stacks)
@@ -178,6 +179,8 @@ static struct tm_error *take_frame(struct tm_python_stacks *stacks, const uint8_
 		return tm_error_out_of_memory();
 	if (!code->place || is_incomplete(layout, frame, code))
 		return NULL;
+	if (stacks->with_places && !tm_vector_push(&stacks->places, code->place))
+		return tm_error_out_of_memory();
 	if (stacks->total < TM_NFRAME_MAX)
 		stacks->total++;
 	if (stacks->frames.count >= nframe)
@@ -228,7 +231,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	uint64_t address;
 	struct tm_error *err = newest_frame(stacks, thread_pointer, &address);
 
-	stacks->frames.count = stacks->entries.count = 0;
+	stacks->frames.count = stacks->entries.count = stacks->places.count = 0;
 	stacks->total = 0;
 	stacks->cut = TM_CUT_NONE;
 	tm_memory_window_begin(&stacks->window, stacks->memory);
@@ -267,14 +270,17 @@ static uint32_t line_of(struct tm_python_stacks *stacks, struct tm_code *code, u
 struct tm_error *tm_python_stacks_take(struct tm_python_stacks *stacks, const struct tm_record_block *record,
 				       uint32_t nframe)
 {
-	stacks->frames.count = 0;
+	stacks->frames.count = stacks->places.count = 0;
 	stacks->total = record->frame_total;
-	for (uint32_t i = 0; i < record->frame_count && i < nframe; i++) {
+	for (uint32_t i = 0; i < record->frame_count && (i < nframe || stacks->with_places); i++) {
 		struct tm_code *code = tm_codes_get(&stacks->codes, stacks->memory, record->frames[i].code);
 		struct tm_frame frame;
 
-		if (!code)
+		if (!code ||
+		    (stacks->with_places && code->place && !tm_vector_push(&stacks->places, code->place)))
 			return tm_error_out_of_memory();
+		if (i >= nframe)
+			continue;
 		frame = (struct tm_frame){line_of(stacks, code, record->frames[i].instruction), code->place};
 		if (code->place && !tm_vector_push(&stacks->frames, frame))
 			return tm_error_out_of_memory();

@@ -32,7 +32,9 @@ struct tm_python_stacks {
 	struct tm_vector(struct tm_frame) frames; /* at most nframe */
 	uint32_t total;				  /* frames on the stack; saturates at TM_NFRAME_MAX */
 	enum tm_cut cut;
-	bool with_entries;				  /* set by the caller: the walk lists these too */
+	bool with_places;				  /* set by the caller: the walk lists these too */
+	struct tm_vector(uint32_t) places;		  /* of all frames on the stack, most recent first */
+	bool with_entries;				  /* the same */
 	struct tm_vector(struct tm_python_entry) entries; /* most recent first */
 	uint64_t next_cframe;				  /* of the walk */
 };

@@ -48,8 +48,8 @@ static const struct meta_member target_members[] = {
 };
 
 static const struct meta_member trace_members[] = {
-	{"probe", META_STRING},	      {"nframe", META_NUMBER},	  {"started", META_STRING},
-	{"duration_ns", META_NUMBER}, {"fp_frames", META_NUMBER},
+	{"probe", META_STRING},	  {"nframe", META_NUMBER},	{"within", META_STRING},
+	{"started", META_STRING}, {"duration_ns", META_NUMBER}, {"fp_frames", META_NUMBER},
 };
 
 static void put_meta(FILE *out, const struct tm_report *report, const struct meta_member *member)

@@ -115,6 +115,11 @@ static void put_header(FILE *out, const struct tm_report *report, const struct t
 	fputs(" (pid ", out);
 	put_text(out, meta_or(report, "pid", "?"));
 	fputs("), ", out);
+	if (*meta_or(report, "within", "")) {
+		fputs("within ", out);
+		put_text(out, meta_or(report, "within", ""));
+		fputs(", ", out);
+	}
 	put_text(out, meta_or(report, "ended", "still traced, or the tracer was killed"));
 	if (duration)
 		fprintf(out, " after %.1f s", seconds(strtoull(duration, NULL, 10)));

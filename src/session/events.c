@@ -50,11 +50,18 @@ static bool take_inner(struct tm_session *session, const struct tm_event *event)
 static struct tm_error *take_block(struct tm_session *session, const struct tm_event *event)
 {
 	struct tm_allocation allocation;
+	bool within = true;
 	struct tm_error *err;
 
 	if (take_inner(session, event))
 		return NULL;
-	err = allocation_of(session, event, &allocation);
+	err = tm_session_is_within(session, event, &within);
+	if (!err && !within) {
+		tm_session_take_outside(session, event);
+		return NULL;
+	}
+	if (!err)
+		err = allocation_of(session, event, &allocation);
 	if (err)
 		return err;
 	if (event->capture && !event->thread_pointer && session->walk.in_call)
@@ -76,7 +83,11 @@ static struct tm_error *take_object(struct tm_session *session, const struct tm_
 	static const uint64_t before_object[] = {0, 16, 32};
 	struct tm_allocation allocation;
 	uint64_t size;
+	bool within;
+	struct tm_error *within_err = tm_session_is_within(session, event, &within);
 
+	if (within_err || !within)
+		return within_err;
 	for (size_t i = 0; i < TM_ARRAY_SIZE(before_object); i++) {
 		uint64_t address = event->address - before_object[i];
 		struct tm_error *err;
@@ -94,20 +105,31 @@ static struct tm_error *take_object(struct tm_session *session, const struct tm_
 
 static void take_free(struct tm_session *session, const struct tm_event *event)
 {
-	bool known = tm_tracer_knows(session->tracer, event->domain, event->old_address);
+	bool known_only = event->nested || session->within || event->capture;
 
-	if (!known && (event->nested || is_nested(session, event)))
-		return;
 	if (event->domain == TM_DOMAIN_PYTHON)
 		tm_python_freed(session, event->old_address);
+	if (known_only && !tm_tracer_knows(session->tracer, event->domain, event->old_address) &&
+	    (event->nested || session->within || is_nested(session, event)))
+		return;
 	tm_tracer_untrack(session->tracer, event->domain, event->old_address);
+}
+
+static struct tm_error *take_failure(struct tm_session *session, const struct tm_event *event)
+{
+	bool within = true;
+	struct tm_error *err = tm_session_is_within(session, event, &within);
+
+	if (!err && within && !is_nested(session, event))
+		tm_tracer_failed(session->tracer, event->domain);
+	return err;
 }
 
 static void take_freed_resize(struct tm_session *session, const struct tm_event *event)
 {
 	struct tm_held *held = event->scratch;
 
-	if (held->known || !take_inner(session, event))
+	if (held->known || !(session->within || take_inner(session, event)))
 		tm_tracer_resize_freed(session->tracer, held, event->domain);
 }
 
@@ -121,9 +143,7 @@ struct tm_error *tm_events_take(void *context, const struct tm_event *event)
 	case TM_EVENT_RESIZE_END:
 		return take_block(session, event);
 	case TM_EVENT_FAIL:
-		if (!is_nested(session, event))
-			tm_tracer_failed(session->tracer, event->domain);
-		return NULL;
+		return take_failure(session, event);
 	case TM_EVENT_FREE:
 		take_free(session, event);
 		return NULL;

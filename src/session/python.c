@@ -106,6 +106,11 @@ bool tm_python_is_armed(const struct tm_session *session)
 	return session->python && session->python->slots;
 }
 
+struct tm_python_stacks *tm_python_stacks(const struct tm_session *session)
+{
+	return tm_python_is_armed(session) ? &session->python->stacks : NULL;
+}
+
 const char *tm_python_description(const struct tm_session *session)
 {
 	return session->python ? session->python->description : NULL;
@@ -146,7 +151,7 @@ static struct tm_recorder_python recipe_of(const struct tm_session *session)
 		.state_kind = state.kind,
 		.state_place = state.place,
 		.state_module = state.module,
-		.nframe = tm_session_python_nframe(session),
+		.nframe = session->within ? TM_RECORD_FRAMES_MAX : tm_session_python_nframe(session),
 		.thread_id = layout->thread_id,
 		.thread_frame = layout->thread_frame,
 		.has_cframe = layout->has_cframe,

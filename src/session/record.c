@@ -109,6 +109,7 @@ struct tm_error *tm_record_start(struct tm_session *session)
 	snprintf(kernel, sizeof(kernel), "%s %s", host.sysname, host.release);
 	const struct text_fact facts[] = {
 		{"arch", session->target->arch->name},
+		{"within", session->config->within},
 		{"started", started},
 		{"kernel", kernel},
 		{"version", TM_VERSION},

@@ -310,6 +310,8 @@ static struct tm_error *prepare(struct tm_session *session)
 		guess_comm(session);
 	}
 	err = tm_tracer_create(&session->tracer);
+	if (!err)
+		err = tm_session_within_create(session);
 	return err ? err : open_report(session);
 }
 
@@ -502,6 +504,7 @@ static void release(struct tm_session *session)
 		session->target->breakpoints = NULL;
 	tm_target_destroy(session->target);
 	tm_python_destroy(session->python);
+	tm_session_within_destroy(session);
 	tm_probe_destroy(session->probe);
 	tm_patches_destroy(session->patches);
 	tm_breakpoints_destroy(session->breakpoints);
@@ -535,6 +538,8 @@ static struct tm_error *trace(struct tm_session *session)
 	}
 	if (!err)
 		err = tm_python_check_armed(session);
+	if (!err)
+		tm_session_within_check_seen(session);
 	return tm_error_first(err, leave_target(session));
 }
 

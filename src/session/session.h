@@ -43,12 +43,14 @@ enum tm_session_probe {
 struct tm_session_config {
 	enum tm_session_domain domain;
 	enum tm_session_probe probe;
-	pid_t attach_pid;	 /* 0: start `argv` */
-	char *const *argv;	 /* NULL-terminated */
-	const char *output;	 /* NULL: tmtrace.COMM.PID.tmt in the current folder */
-	bool force;		 /* overwrite an existing file */
-	uint64_t duration_ns;	 /* 0: until it ends */
-	unsigned nframe;	 /* 1..65535; 0: 1 for the python domain, 64 for the native one */
+	pid_t attach_pid;     /* 0: start `argv` */
+	char *const *argv;    /* NULL-terminated */
+	const char *output;   /* NULL: tmtrace.COMM.PID.tmt in the current folder */
+	bool force;	      /* overwrite an existing file */
+	uint64_t duration_ns; /* 0: until it ends */
+	unsigned nframe;      /* 1..65535; 0: 1 for the python domain, 64 for the native one */
+	const char *within; /* count only while this Python function is on the stack: [FILE:]FUNCTION, globs;
+			       NULL: always */
 	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
 	volatile sig_atomic_t *stop;	  /* set by a signal handler: end the trace */

@@ -25,6 +25,7 @@
 struct tm_saver;
 struct tm_python;
 struct tm_python_stacks;
+struct tm_within;
 
 /* A module that is mapped and armed. */
 struct tm_loaded {
@@ -46,6 +47,7 @@ struct tm_session {
 	enum tm_session_domain traced;	      /* in the present image; RECOGNISE: not known yet */
 	enum tm_session_domain traced_before; /* in the image before it; RECOGNISE: there was none */
 	const struct tm_thread *standing;     /* whose breakpoint is being handled; NULL: none */
+	struct tm_within *within;	      /* NULL: everything counts */
 	struct tm_tracer *tracer;
 	struct tm_report_writer *writer;
 	struct tm_saver *saver;
@@ -147,6 +149,7 @@ struct tm_error *tm_python_look(struct tm_session *session, bool complete);
 struct tm_error *tm_python_not_armed(const struct tm_session *session);
 /* At the end: was an interpreter armed at any time? That none was is an error where one was asked for. */
 struct tm_error *tm_python_check_armed(struct tm_session *session);
+struct tm_python_stacks *tm_python_stacks(const struct tm_session *session); /* NULL: none is armed */
 bool tm_python_is_armed(const struct tm_session *session);
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours);
@@ -169,6 +172,16 @@ void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
 const struct tm_named_frames *tm_python_named_frames(const struct tm_session *session); /* or NULL */
+
+/* within.c */
+struct tm_error *tm_session_within_create(struct tm_session *session);
+void tm_session_within_destroy(struct tm_session *session);
+void tm_session_within_check_seen(
+	struct tm_session *session); /* warns if the function never was on a stack */
+/* Does the event count? Of events that bring a block, or failed to. */
+struct tm_error *tm_session_is_within(struct tm_session *session, const struct tm_event *event, bool *within);
+/* One that does not: what it means for blocks that did. */
+void tm_session_take_outside(struct tm_session *session, const struct tm_event *event);
 
 /* snapshots.c */
 struct tm_error *tm_snapshots_take(struct tm_session *session, const char *name);

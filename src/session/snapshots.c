@@ -39,10 +39,12 @@ static struct tm_error *take_next(struct tm_session *session)
 struct tm_error *tm_snapshots_take_requested(struct tm_session *session)
 {
 	unsigned requested = session->config->snapshots ? (unsigned)*session->config->snapshots : 0;
-	struct tm_error *err = NULL;
+	struct tm_error *err;
+	size_t count;
 
 	if (session->snapshots_taken == requested)
 		return NULL;
+	err = tm_python_read(session, false, &count); /* what was recorded before the request belongs to it */
 	while (!err && session->snapshots_taken != requested)
 		err = take_next(session);
 	session->next_tick_ns = session->next_save_ns = session->now_ns;
