@@ -88,9 +88,11 @@ class Tutorial(Within):
         return tuple(map(int, done.stdout.split()))
 
     def test_the_same_as_get_traced_memory(self):
-        for python in interpreters():
-            with self.subTest(python=python):
-                trace = launch(self, python, self.script(TUTORIAL + "some_function()\n"), options=("--within", "some_function"), env=ENVIRONMENT)
+        cases = [(python, probe) for python in interpreters() for probe in ("pad", "breakpoint")]
+        for python, probe in cases:
+            with self.subTest(python=python, probe=probe):
+                options = ("--within", "some_function", "--probe", probe)
+                trace = launch(self, python, self.script(TUTORIAL + "some_function()\n"), options=options, env=ENVIRONMENT)
                 report = trace.finish_trace(None)
                 totals = report.totals
                 self.assertEqual((totals["current"], totals["peak"]), self.by_tracemalloc(python))
@@ -127,9 +129,10 @@ class Tutorial(Within):
 class Counted(Within):
     def test_only_what_is_allocated_there(self):
         """However far up the stack the function is, and at one frame a traceback."""
-        for python in interpreters():
-            with self.subTest(python=python):
-                trace = self.start(python, "--within", "wanted")
+        cases = [(python, probe) for python in interpreters() for probe in ("pad", "breakpoint")]
+        for python, probe in cases:
+            with self.subTest(python=python, probe=probe):
+                trace = self.start(python, "--within", "wanted", "--probe", probe)
                 self.step("wanted('a', 70001); other('b', 80021); allocate(90001)")
                 self.step("wanted('c', 70009)")
                 self.snapshot(trace, 1)
@@ -158,6 +161,18 @@ class Counted(Within):
         report = trace.finish_trace()
         self.assertEqual(len(self.large(report)), 1)
         self.assertGreater(self.large(report)[0], 8 * 9000)
+
+    def test_a_stack_deeper_than_a_record(self):
+        """Stops see all of it; a record has room for 1000 frames, and what is lost is said."""
+        for probe, sizes in (("breakpoint", [70001 + HEADER]), ("pad", [])):
+            trace = self.start(interpreters()[-1], "--within", "wanted", "--probe", probe)
+            self.step("sys.setrecursionlimit(5000)")
+            self.step("def wanted(name, size): kept[name] = deep(1500, size)")
+            self.step("wanted('a', 70001)")
+            report = trace.finish_trace()
+            self.assertEqual(self.large(report), sizes)
+            self.assertEqual(report.totals["lost"] > 0, probe == "pad")
+            self.assertEqual(b"more than 1000 Python frames is lost" in trace.err.data, probe == "pad")
 
     def test_generators(self):
         """They are on the stack while they run."""
