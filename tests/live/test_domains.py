@@ -130,6 +130,22 @@ class Untraceable(Domains):
             file.write(image)
         self.check(python, "it is a free-threaded build", {**ENVIRONMENT, "LD_PRELOAD": copy})
 
+    def test_seccomp(self):
+        """Every thread has a filter (one that allows everything): no page can be mapped for pads."""
+        script = ("import ctypes\nlibc = ctypes.CDLL(None)\nfilter = ctypes.create_string_buffer(b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f')\n"
+                  "class Program(ctypes.Structure):\n _fields_ = [('count', ctypes.c_ushort), ('filter', ctypes.c_void_p)]\n"
+                  "program = Program(1, ctypes.addressof(filter))\nassert libc.prctl(38, 1, 0, 0, 0) == 0\n"
+                  "assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0\n") + SCRIPT
+        target = Process(self, [interpreters()[0], "-c", script], env=ENVIRONMENT).expect_ready()
+        before = code_of(target.pid)
+        trace = attach(self, target.pid)
+        self.one_round(target)
+        report = trace.finish_trace()
+        self.assertIn(b"its native allocators are traced", trace.err.data)
+        self.assertGreater(len(self.large(report)), 0)
+        self.assert_code_unchanged(target.pid, before)
+        self.one_round(target)
+
     def test_launch(self):
         path = self.script(f"kept = bytes({SIZE})\nimport os\nos._exit(5)\n")
         trace = launch(self, one_of(7), path, env=ENVIRONMENT)
@@ -259,6 +275,47 @@ class Both(Domains):
                 self.assertEqual(report.query("SELECT domain, count(*) FROM block WHERE size = 10007 GROUP BY domain"), [(1, 3)])
                 lines = [s for s in report.load("--domain", "python")["statistics"] if s["size"] > 3 * 10009]
                 self.assertIn(("make", 4), [(s["traceback"][0]["function"], s["traceback"][0]["lineno"]) for s in lines])
+
+    def test_children(self):
+        """A forked child goes on without pads and breakpoints; one that shares the memory until its exec has them till then."""
+        script = ("import os, subprocess, sys\nprint('ready', flush=True)\nsys.stdin.readline()\nfor i in range(10):\n pid = os.fork()\n if not pid:\n"
+                  "  x = [str(j) * 1000 for j in range(300)]; os._exit(7)\n assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7\n"
+                  " subprocess.run(['/bin/true'], check=True)\nprint('fine', flush=True)\n")
+        for python in (interpreters()[0], interpreters()[-1]):
+            with self.subTest(python=python):
+                target = Process(self, [python, "-c", script], env=ENVIRONMENT).expect_ready()
+                trace = attach(self, target.pid, "--domain", "both")
+                target.send()
+                self.assertEqual(target.line(60), "fine")
+                report = trace.finish_trace(None)
+                self.assertEqual((report.json["target"]["ended"], report.totals["lost"]), ("exited", 0))
+                self.assertEqual(target.wait(), 0)
+
+    def test_cycles_under_load(self):
+        script = ("import json, sys, threading, zlib\ndef forever():\n while not done: counts.append(len(zlib.compress(json.dumps([{'a': i} for i in range(50)]).encode())))\n"
+                  "counts, done = [], False\nthreads = [threading.Thread(target=forever) for _ in range(3)]\n"
+                  "for thread in threads: thread.start()\nprint('ready', flush=True)\n"
+                  "for line in sys.stdin:\n print(len(counts), flush=True)\ndone = True\nfor thread in threads: thread.join()\nprint('fine', flush=True)\n")
+        for python in (interpreters()[0], interpreters()[-1]):
+            with self.subTest(python=python):
+                target = Process(self, [python, "-c", script], env=ENVIRONMENT).expect_ready()
+                before = code_of(target.pid)
+                for _ in range(6):
+                    trace = attach(self, target.pid, "--domain", "both")
+                    done = self.rounds(target)
+                    while self.rounds(target) == done:
+                        pass
+                    report = trace.finish_trace()
+                    self.assertEqual(report.totals["lost"], 0)
+                    self.assertGreater(report.totals["allocations"], 0)
+                    self.assert_code_unchanged(target.pid, before)
+                target.popen.stdin.close()
+                self.assertEqual(target.line(60), "fine")
+                self.assertEqual(target.wait(), 0)
+
+    def rounds(self, target):
+        target.send()
+        return int(target.line(60))
 
     def test_no_interpreter(self):
         done = run_tmtrace("-o", os.path.join(self.directory(), "none.tmt"), "--domain", "both", "/bin/true")
