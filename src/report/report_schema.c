@@ -131,16 +131,16 @@ static const char owner_sql[] =
 	")";
 
 static const char top_sql[] =
-	"CREATE VIEW top AS -- which line held how much at the end, biggest first; no lines: by function\n"
+	"CREATE VIEW top AS -- which line held how much of a domain at the end, biggest first; no lines: by function\n"
 	"SELECT sum(statistic.size) AS size, sum(statistic.count) AS count,\n"
 	"	CAST(round(1.0 * sum(statistic.size) / sum(statistic.count)) AS INTEGER) AS average,\n"
 	"	coalesce(frame.filename, '<unknown>') AS filename, coalesce(frame.lineno, 0) AS lineno,\n"
-	"	min(frame.function) AS function, min(frame.source) AS source\n"
+	"	min(frame.function) AS function, min(frame.source) AS source, statistic.domain AS domain\n"
 	"FROM snapshot JOIN statistic ON statistic.snapshot = snapshot.id\n"
 	"	LEFT JOIN owner ON owner.traceback = statistic.traceback\n"
 	"	LEFT JOIN frame ON frame.id = owner.frame\n"
 	"WHERE snapshot.name = 'end'\n"
-	"GROUP BY frame.filename, frame.lineno, iif(frame.lineno, NULL, frame.function)\n"
+	"GROUP BY statistic.domain, frame.filename, frame.lineno, iif(frame.lineno, NULL, frame.function)\n"
 	"ORDER BY 1 DESC, 2 DESC, 4 DESC, 5 DESC, 6 DESC";
 
 /* clang-format on */

@@ -246,6 +246,8 @@ class Both(Domains):
                 self.assertEqual(alone["statistics"], [s for s in everything["statistics"] if s["domain"] == number])
                 self.assertEqual([d["name"] for d in alone["domains"]], [name])
                 self.assertEqual(sum(s["size"] for s in alone["statistics"]), alone["totals"]["current"])
+                held = report.query("SELECT sum(size) FROM top WHERE domain = ?", number)
+                self.assertEqual(held, [(alone["totals"]["current"],)])
         native = report.load("--group-by", "traceback", "--domain", "native")
         self.assertGreater(max(len(s["traceback"]) for s in native["statistics"]), 5, "nframe is 64 there")
         text = report.run("--limit", 3)

@@ -550,8 +550,8 @@ Test(report_file, sqlite_shell_finds_it_sound_and_top_adds_up)
 		cr_skip_test("sqlite3 is not installed");
 	}
 	cr_expect_str_eq(text, "ok\n"
-			       "1500|2|750|/src/make.c|3|make|return malloc(size);\n"
-			       "200|1|200|/lib/libc.so.6|0|strdup|\n"
+			       "1500|2|750|/src/make.c|3|make|return malloc(size);|0\n"
+			       "200|1|200|/lib/libc.so.6|0|strdup||0\n"
 			       "1700|3\n");
 	free(text);
 }
