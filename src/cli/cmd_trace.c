@@ -103,7 +103,7 @@ static bool parse_seconds(const char *text, uint64_t *ns)
 	return true;
 }
 
-enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE };
+enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE, OPTION_EXACT };
 
 static const struct option options[] = {
 	{"attach", required_argument, NULL, 'a'},
@@ -113,6 +113,7 @@ static const struct option options[] = {
 	{"nframe", required_argument, NULL, 'n'},
 	{"domain", required_argument, NULL, OPTION_DOMAIN},
 	{"probe", required_argument, NULL, OPTION_PROBE},
+	{"exact", no_argument, NULL, OPTION_EXACT},
 	{"skip", required_argument, NULL, OPTION_SKIP},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
 	{"quiet", no_argument, NULL, 'q'},
@@ -180,6 +181,9 @@ static int take_option(struct trace *trace, int option)
 		return take_domain(trace, optarg);
 	case OPTION_PROBE:
 		return take_probe(trace, optarg);
+	case OPTION_EXACT:
+		trace->session.exact = true;
+		return 0;
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:
@@ -212,6 +216,8 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("either --attach PID or a command, not both (\"%s\")", argv[optind]);
 	if (!trace->session.attach_pid && optind == argc)
 		return usage_error("what is to be traced: --attach PID, or a command");
+	if (trace->session.exact && trace->session.domain != TM_SESSION_PYTHON)
+		return usage_error("--exact is about Python objects: it goes with --domain python");
 	if (!trace->session.nframe) /* as tracemalloc's; native code is seldom told by its last caller */
 		trace->session.nframe = trace->session.domain == TM_SESSION_PYTHON ? 1 : 64;
 	trace->session.argv = argv + optind;

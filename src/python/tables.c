@@ -81,8 +81,8 @@ static struct tm_error *find_candidates(const struct tm_code_bytes code[TM_SLOT_
 	return NULL;
 }
 
-static struct tm_error *read_code(const struct tm_module *module, const char *name,
-				  struct tm_code_bytes *code)
+struct tm_error *tm_python_read_code(const struct tm_module *module, const char *name,
+				     struct tm_code_bytes *code)
 {
 	struct tm_symbol symbol;
 	size_t available = 0;
@@ -108,7 +108,7 @@ static struct tm_error *candidates_of(const struct tm_module *module, enum tm_sl
 	struct tm_error *err = NULL;
 
 	for (unsigned i = 0; !err && i < TM_SLOT_FUNCTIONS; i++)
-		err = read_code(module, names[table][i], &code[i]);
+		err = tm_python_read_code(module, names[table][i], &code[i]);
 	return err ? err : find_candidates(code, runtime, found);
 }
 
@@ -192,11 +192,11 @@ static bool is_reference_tracer(const struct tm_code_bytes code[2], uint64_t run
 uint64_t tm_python_find_reference_tracer(const struct tm_module *module, uint64_t runtime)
 {
 	struct tm_code_bytes code[2];
-	struct tm_error *err = read_code(module, "PyRefTracer_SetTracer", &code[0]);
+	struct tm_error *err = tm_python_read_code(module, "PyRefTracer_SetTracer", &code[0]);
 	uint64_t found = 0;
 
 	if (!err)
-		err = read_code(module, "PyRefTracer_GetTracer", &code[1]);
+		err = tm_python_read_code(module, "PyRefTracer_GetTracer", &code[1]);
 	for (size_t i = 0; !err && i + sizeof(int32_t) <= code[0].size; i++) {
 		uint64_t displacement = (uint64_t)(int64_t)displacement_at(&code[0], i);
 		const uint64_t places[] = {behind(&code[0], i) + displacement, runtime + displacement};

@@ -18,6 +18,10 @@ struct tm_code_bytes {
  */
 bool tm_code_refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint64_t target);
 
+/* The code of an exported function. TM_ERROR_UNSUPPORTED: it is not there. The bytes are the module's. */
+struct tm_error *tm_python_read_code(const struct tm_module *module, const char *name,
+				     struct tm_code_bytes *code);
+
 /* Virtual addresses of the tables in a module. TM_ERROR_UNSUPPORTED: not found, or not only one. */
 struct tm_error *tm_python_find_tables(const struct tm_module *module, unsigned minor, uint64_t runtime,
 				       uint64_t tables[TM_SLOT_TABLES]);

@@ -113,7 +113,7 @@ void tm_python_destroy(struct tm_python *python);
 /* Modules were loaded: looks for an interpreter among them. One that runs is armed at once, one that is being
  * started at Py_RunMain. */
 struct tm_error *tm_python_look(struct tm_session *session);
-/* Nothing was armed: why not. */
+/* Nothing is armed: why nothing ever was, or NULL if something was before an exec. */
 struct tm_error *tm_python_not_armed(const struct tm_session *session);
 bool tm_python_is_armed(const struct tm_session *session);
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
