@@ -1,7 +1,8 @@
 """The one-process experiment: tracemalloc and tmtrace watch the same calls, so every number must be equal.
 
 The target (fixtures/python_oracle.py) has tracemalloc on when tmtrace attaches: tmtrace's pads wrap its hooks. Current, peak, blocks,
-every file:line and, at nframe 10, every whole traceback are compared, on every interpreter that is found.
+every file:line and, at nframe 10, every whole traceback are compared, on every interpreter that is found. Up to 3.12 the lines of recycled
+blocks need --exact, which pads that record do not have: there the sums are compared.
 
 TM_PYTHON_MODE names the modes to try, of MODES, by commas; default: all.
 """
@@ -17,13 +18,13 @@ from support.process import Process, wait_until
 
 ORACLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../fixtures/python_oracle.py")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
-MODES = {"stop": []}  # how events are caught -> options
+MODES = {"stop": ["--probe", "breakpoint"], "record": ["--probe", "pad"]}  # how events are caught -> options
 MINORS = range(8, 14)
 
 
 def modes():
     chosen = os.environ.get("TM_PYTHON_MODE")
-    return {name: MODES[name] for name in chosen.split(",")} if chosen else MODES
+    return chosen.split(",") if chosen else list(MODES)
 
 
 def interpreters(minor):
@@ -113,7 +114,8 @@ def differences(ours, theirs, name=str):
 
 
 class Oracle(LiveTest):
-    WORKS = ("json", "re", "ast", "imports", "generators", "coroutines", "code", "classes", "threads", "names", "recursion", "track")
+    WORKS = ("json", "re", "ast", "imports", "generators", "coroutines", "code", "classes", "threads", "names", "recursion", "track",
+             "interpreters")
 
     def observe(self, python, work, nframe, options):
         target = Observed(self, python, work, nframe)
@@ -122,17 +124,21 @@ class Oracle(LiveTest):
         report = trace.finish_trace()
         return report, target.told()
 
-    def check(self, python, work, nframe, options):
+    def check(self, python, work, nframe, options, every_line=True):
         report, told = self.observe(python, work, nframe, options)
         ours, theirs = our_rows(report), their_rows(told)
+        self.assertEqual(report.totals["lost"], 0)
+        self.check_sums(report, told, theirs)
         wrong, lines = differences(ours, theirs, readable), len(ours.keys() | theirs.keys())
         print(f"    {os.path.realpath(python)} {work} nframe {nframe} {' '.join(options)}: {lines - len(wrong)} of {lines} equal, "
               f"{report.totals['allocations']} allocations", flush=True)
-        self.assertEqual(report.totals["lost"], 0)
-        self.assertEqual(wrong[:10], [])
-        self.assertGreater(lines, 2)
-        if told["rows"][0][2] is not None:  # from 3.9
+        if every_line:
+            self.assertEqual(wrong[:10], [])
+            self.assertGreater(lines, 2)
+        if every_line and told["rows"][0][2] is not None:  # from 3.9
             self.assertEqual(differences(our_depths(report), their_depths(told))[:10], [])
+
+    def check_sums(self, report, told, theirs):
         blocks = sum(count for _, count in theirs.values())
         if len({domain for domain, _ in theirs}) == 1:
             self.assertEqual([report.totals[key] for key in ("current", "peak", "blocks")], [told["current"], told["peak"], blocks])
@@ -140,18 +146,24 @@ class Oracle(LiveTest):
             domains = report.json["domains"]
             self.assertEqual([sum(domain[key] for domain in domains) for key in ("current", "blocks")], [told["current"], blocks])
 
+    def check_python(self, python, minor, mode):
+        every_line = minor >= 13 or mode == "stop"
+        options = MODES[mode] + (["--exact"] if every_line else [])
+        for work in self.WORKS:
+            for nframe in (1, 10):
+                if (mode, work) == ("record", "track") or work == "interpreters" and minor < 12:
+                    continue  # not heard there yet; before 3.12 tracemalloc itself hangs with interpreters
+                with self.subTest(mode=mode, python=python, work=work, nframe=nframe):
+                    self.check(python, work, nframe, options, every_line)
+                self.doCleanups()  # a target that failed spins on
+
     def check_version(self, minor):
         pythons = interpreters(minor)
         if not pythons:
             raise unittest.SkipTest(f"no CPython 3.{minor} is installed")
-        exact = ["--exact"] if minor < 13 else []
-        for mode, options in modes().items():
+        for mode in modes():
             for python in pythons:
-                for work in self.WORKS:
-                    for nframe in (1, 10):
-                        with self.subTest(mode=mode, python=python, work=work, nframe=nframe):
-                            self.check(python, work, nframe, [*options, *exact])
-                        self.doCleanups()  # a target that failed spins on
+                self.check_python(python, minor, mode)
 
 
 for version in MINORS:
