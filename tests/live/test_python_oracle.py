@@ -114,7 +114,7 @@ def differences(ours, theirs, name=str):
 
 
 class Oracle(LiveTest):
-    WORKS = ("json", "re", "ast", "imports", "generators", "coroutines", "code", "classes", "threads", "names", "recursion", "track",
+    WORKS = ("json", "re", "ast", "imports", "generators", "coroutines", "code", "classes", "threads", "followers", "names", "recursion", "track",
              "interpreters")
 
     def observe(self, python, work, nframe, options):
