@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#define THREAD_MAX	 256u /* of a thread state */
 #define INTERPRETERS_MAX 1024u
 #define THREADS_MAX	 65536u
 #define FRAMES_MAX	 1000000u /* recursion deeper than that is taken for a loop */
@@ -91,7 +90,7 @@ static struct tm_error *list_threads(struct tm_python_stacks *stacks)
 
 /* The bytes of a state, if it is that thread's. */
 static bool read_state(const struct tm_python_stacks *stacks, uint64_t thread, uint64_t thread_pointer,
-		       uint8_t state[THREAD_MAX])
+		       uint8_t state[TM_PYTHON_THREAD_SIZE])
 {
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
 	uint16_t last = layout->thread_id > layout->thread_frame ? layout->thread_id : layout->thread_frame;
@@ -104,7 +103,7 @@ static bool read_state(const struct tm_python_stacks *stacks, uint64_t thread, u
 }
 
 static bool read_known(const struct tm_python_stacks *stacks, uint64_t thread_pointer,
-		       uint8_t state[THREAD_MAX])
+		       uint8_t state[TM_PYTHON_THREAD_SIZE])
 {
 	const uint64_t *thread = tm_map_get(&stacks->threads, thread_pointer);
 
@@ -138,7 +137,8 @@ static uint64_t find_variable(const struct tm_python_stacks *stacks, uint64_t th
  * present one, a thread-local variable (_PyThreadState_GET); before, and for a thread that does not hold the
  * lock, for the thread's first (PyGILState_GetThisThreadState).
  */
-static bool read_present(struct tm_python_stacks *stacks, uint64_t thread_pointer, uint8_t state[THREAD_MAX])
+static bool read_present(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+			 uint8_t state[TM_PYTHON_THREAD_SIZE])
 {
 	const uint64_t *known = tm_map_get(&stacks->variables, thread_pointer);
 	uint64_t variable = known ? *known : find_variable(stacks, thread_pointer), thread;
@@ -150,7 +150,7 @@ static bool read_present(struct tm_python_stacks *stacks, uint64_t thread_pointe
 }
 
 static struct tm_error *read_first(struct tm_python_stacks *stacks, uint64_t thread_pointer,
-				   uint8_t state[THREAD_MAX], bool *found)
+				   uint8_t state[TM_PYTHON_THREAD_SIZE], bool *found)
 {
 	struct tm_error *err = NULL;
 
@@ -167,7 +167,7 @@ static struct tm_error *newest_frame(struct tm_python_stacks *stacks, uint64_t t
 				     uint64_t *frame)
 {
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
-	uint8_t state[THREAD_MAX];
+	uint8_t state[TM_PYTHON_THREAD_SIZE];
 	bool found = read_present(stacks, thread_pointer, state);
 	struct tm_error *err = found ? NULL : read_first(stacks, thread_pointer, state, &found);
 
@@ -249,6 +249,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
 	bool in_chunks =
 		layout->frame_owner != TM_PYTHON_ABSENT; /* from 3.11: pushed on a stack of their own */
+	size_t size = in_chunks ? TM_PYTHON_FRAME_SIZE : TM_PYTHON_OLD_FRAME_SIZE;
 	uint64_t address;
 	struct tm_error *err = newest_frame(stacks, thread_pointer, &address);
 
@@ -257,8 +258,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	stacks->cut = TM_CUT_NONE;
 	tm_memory_window_begin(&stacks->window, stacks->memory);
 	for (unsigned i = 0; !err && address; i++) {
-		const uint8_t *frame =
-			tm_memory_window_get(&stacks->window, address, in_chunks ? 72 : 112, in_chunks);
+		const uint8_t *frame = tm_memory_window_get(&stacks->window, address, size, in_chunks);
 
 		if (!frame || i >= FRAMES_MAX) {
 			stacks->cut = frame ? TM_CUT_LOOP : TM_CUT_MEMORY;

@@ -2,6 +2,9 @@
 #ifndef TM_PYTHON_TABLES_H
 #define TM_PYTHON_TABLES_H
 
+#include <string.h>
+
+#include "base/vector.h"
 #include "python/interpreter.h"
 
 /* The bytes of a function as they stand in its file, at ELF virtual address `address`. */
@@ -10,6 +13,17 @@ struct tm_code_bytes {
 	size_t size;
 	uint64_t address;
 };
+
+struct tm_addresses tm_vector(uint64_t);
+
+/* The 32-bit displacement that may stand at `offset`; offset + 4 <= size. */
+static inline uint64_t tm_code_displacement(const struct tm_code_bytes *code, size_t offset)
+{
+	int32_t value;
+
+	memcpy(&value, code->bytes + offset, sizeof(value));
+	return (uint64_t)(int64_t)value;
+}
 
 /*
  * Does the code hold an operand that leads to `target`? Each offset is tried as a 32-bit displacement from

@@ -18,14 +18,6 @@ enum { NOT_INITIALIZED, INITIALIZED, FINALIZED }; /* _PyTraceMalloc_Config.initi
 
 /* ---- in the code ---- */
 
-static int32_t displacement_at(const struct tm_code_bytes *code, size_t offset)
-{
-	int32_t value;
-
-	memcpy(&value, code->bytes + offset, sizeof(value));
-	return value;
-}
-
 /* As tm_code_refers_to, also where an immediate operand of 8 bits follows: cmpl $0,tracing(%rip). */
 static bool refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint64_t target)
 {
@@ -54,7 +46,7 @@ struct tm_error *tm_code_common_references(const struct tm_code_bytes *code, siz
 					   uint64_t start, uint64_t end, struct tm_addresses *found)
 {
 	for (size_t i = 0; i + sizeof(int32_t) <= code[0].size; i++) {
-		uint64_t displacement = (uint64_t)(int64_t)displacement_at(&code[0], i);
+		uint64_t displacement = tm_code_displacement(&code[0], i);
 		uint64_t behind = code[0].address + i + sizeof(int32_t) + displacement;
 		const uint64_t targets[] = {behind, behind + 1, runtime + displacement};
 
@@ -73,7 +65,7 @@ struct tm_error *tm_code_callees(const struct tm_code_bytes *code, struct tm_add
 
 		if (code->bytes[i] != 0xe8 && code->bytes[i] != 0xe9)
 			continue;
-		target = code->address + i + CALL_SIZE + (uint64_t)(int64_t)displacement_at(code, i + 1);
+		target = code->address + i + CALL_SIZE + tm_code_displacement(code, i + 1);
 		if (target - code->address >= code->size && !add(found, target))
 			return tm_error_out_of_memory();
 	}
@@ -215,7 +207,7 @@ static struct tm_error *callees_of_branches(const struct search *search, const s
 
 		if (code->bytes[i] != 0x0f || (code->bytes[i + 1] & 0xfe) != 0x84) /* je, jne */
 			continue;
-		cold.address += (uint64_t)(int64_t)displacement_at(code, i + 2);
+		cold.address += tm_code_displacement(code, i + 2);
 		cold.bytes = tm_module_bytes(search->interpreter->module, cold.address, &cold.size);
 		if (cold.size > 2 * TM_INSN_BYTES_MAX)
 			cold.size = 2 * TM_INSN_BYTES_MAX;

@@ -9,7 +9,6 @@
 #ifndef TM_PYTHON_TRACEMALLOC_H
 #define TM_PYTHON_TRACEMALLOC_H
 
-#include "base/vector.h"
 #include "python/interpreter.h"
 #include "python/tables.h"
 
@@ -43,8 +42,6 @@ struct tm_error *tm_python_tracemalloc_find_hook(const struct tm_interpreter *in
 						 struct tm_python_tracemalloc *found);
 
 /* ---- private to python/ ---- */
-
-struct tm_addresses tm_vector(uint64_t);
 
 /* The words of 4 bytes in [start, end) that all functions refer to. Fails only when out of memory. */
 struct tm_error *tm_code_common_references(const struct tm_code_bytes *code, size_t count, uint64_t runtime,

@@ -79,10 +79,10 @@ class Steps(Target):
         self.assertEqual(target.line(), "fine")
         self.assertEqual(target.wait(), 0)
 
-    def check(self, before, meanwhile, after):
+    def check(self, before, meanwhile, after, environment=ENVIRONMENT):
         for python in versions():
             with self.subTest(python=python):
-                target = self.start(python)
+                target = self.start(python, environment)
                 self.steps(target, before)
                 for _ in range(2):
                     trace = attach(self, target.pid, *EXACT)
@@ -118,6 +118,10 @@ class Steps(Target):
 
     def test_on_before(self):
         self.check(["tracemalloc.start(3)"], self.ON, self.ON)
+
+    def test_other_allocators(self):
+        for name in ("debug", "malloc", "malloc_debug"):
+            self.check([], [*self.OFF, "tracemalloc.start()", *self.ON, "tracemalloc.stop()"], self.OFF, {**ENVIRONMENT, "PYTHONMALLOC": name})
 
     def test_on_meanwhile_and_left_on(self):
         self.check([], ["tracemalloc.start()", *self.ON], [*self.ON, "tracemalloc.stop()", *self.OFF])

@@ -162,6 +162,24 @@ Test(python_unicode, a_byte_that_was_no_utf_8_is_that_byte_again)
 		    "b\x80");
 }
 
+Test(python_unicode, a_subclass_has_its_characters_elsewhere)
+{
+	const struct tm_python_layout *layout = tm_python_layout_of(3, 12);
+	struct string string = {.size = 200};
+	const struct tm_memory memory = {&string, read_string};
+	const uint64_t length = 3, place = 150;
+	char *got;
+
+	memcpy(string.bytes + layout->unicode_length, &length, sizeof(length));
+	string.bytes[layout->unicode_state] = 1u << 2 | 1u << 6; /* one byte a character, ASCII */
+	memcpy(string.bytes + layout->unicode_compact, &place, sizeof(place));
+	memcpy(string.bytes + place, "abc", length);
+	got = tm_unicode_read(layout, &memory, 0);
+	cr_assert_not_null(got);
+	cr_expect_str_eq(got, "abc");
+	free(got);
+}
+
 Test(python_unicode, what_is_no_string_is_refused)
 {
 	const struct tm_python_layout *layout = tm_python_layout_of(3, 11);
