@@ -28,6 +28,9 @@ void tm_arch_regs_from_regset(const struct tm_arch *arch, const void *regset, st
 	memset(regs, 0, sizeof(*regs));
 	for (unsigned i = 0; i < arch->register_count; i++)
 		memcpy(&regs->value[i], (const uint8_t *)regset + arch->regset_offsets[i], sizeof(uint64_t));
+	if (arch->thread_pointer_offset)
+		memcpy(&regs->thread_pointer, (const uint8_t *)regset + arch->thread_pointer_offset,
+		       sizeof(uint64_t));
 }
 
 void tm_arch_regs_to_regset(const struct tm_arch *arch, const struct tm_regs *regs, void *regset)

@@ -25,6 +25,8 @@
 /* The general registers of a stopped thread, by DWARF number. */
 struct tm_regs {
 	uint64_t value[TM_REGISTERS_MAX];
+	uint64_t
+		thread_pointer; /* 0 where the register set does not have it; only read, never written back */
 };
 
 /*
@@ -100,6 +102,7 @@ struct tm_arch {
 	/* The NT_PRSTATUS register set (PTRACE_GETREGSET): byte offset of each register. */
 	size_t regset_size;
 	const uint16_t *regset_offsets;
+	uint16_t thread_pointer_offset; /* there too; 0: it is in another set */
 
 	/* System calls: the instruction's bytes; registers as byte offsets into the register set. */
 	uint8_t syscall_insn[4], syscall_insn_size;

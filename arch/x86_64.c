@@ -62,6 +62,7 @@ const struct tm_arch tm_arch_x86_64 = {
 
 	.regset_size = USER_REGS_SIZE,
 	.regset_offsets = regset_offsets,
+	.thread_pointer_offset = USER_FS_BASE, /* psABI 3.4.6 */
 
 	.syscall_insn = {0x0f, 0x05}, /* syscall */
 	.syscall_insn_size = 2,

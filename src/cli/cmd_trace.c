@@ -111,7 +111,7 @@ static bool parse_seconds(const char *text, uint64_t *ns)
 	return true;
 }
 
-enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE, OPTION_WITHIN };
+enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE, OPTION_WITHIN, OPTION_EXACT };
 
 static const struct option options[] = {
 	{"attach", required_argument, NULL, 'a'},
@@ -122,6 +122,7 @@ static const struct option options[] = {
 	{"domain", required_argument, NULL, OPTION_DOMAIN},
 	{"probe", required_argument, NULL, OPTION_PROBE},
 	{"within", required_argument, NULL, OPTION_WITHIN},
+	{"exact", no_argument, NULL, OPTION_EXACT},
 	{"skip", required_argument, NULL, OPTION_SKIP},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
 	{"quiet", no_argument, NULL, 'q'},
@@ -195,6 +196,9 @@ static int take_option(struct trace *trace, int option)
 	case OPTION_WITHIN:
 		trace->session.within = optarg;
 		return 0;
+	case OPTION_EXACT:
+		trace->session.exact = true;
+		return 0;
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:
@@ -232,6 +236,10 @@ static int parse(struct trace *trace, int argc, char **argv)
 	if (trace->session.within && trace->session.domain == TM_SESSION_NATIVE)
 		return usage_error("--within names a Python function: it goes with --domain python or both");
 	if (trace->session.within && trace->session.domain == TM_SESSION_RECOGNISE)
+		trace->session.domain = TM_SESSION_PYTHON;
+	if (trace->session.exact && trace->session.domain == TM_SESSION_NATIVE)
+		return usage_error("--exact is about Python objects: it goes with --domain python or both");
+	if (trace->session.exact && trace->session.domain == TM_SESSION_RECOGNISE)
 		trace->session.domain = TM_SESSION_PYTHON;
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;

@@ -26,6 +26,8 @@ static const char help[] =
 	"                       an error [pad], or by stops [breakpoint]\n"
 	"      --within [FILE:]FUNCTION   count only what is allocated while this Python function is on\n"
 	"                       the stack, and the frees of it (globs)\n"
+	"      --exact          python up to 3.12: also blocks that a free list hands out again go to their\n"
+	"                       new line (always from 3.13); slower\n"
 	"      --skip GLOB      functions whose names match are allocator wrappers: they own no line;\n"
 	"                       may be given several times\n"
 	"      --limit N        lines that are printed at the end [10]\n"

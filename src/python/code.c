@@ -7,8 +7,8 @@
 #include "python/line_table.h"
 #include "python/unicode.h"
 
-#define CODE_OBJECT_MAX 256u	    /* bytes of the object that are looked at */
-#define LINES_MAX	(16u << 20) /* a line table beyond that is no line table */
+#define UNKNOWN	  "<unknown>" /* Modules/_tracemalloc.c: unknown_filename */
+#define LINES_MAX (16u << 20) /* a line table beyond that is no line table */
 
 static void destroy(struct tm_code *code)
 {
@@ -62,9 +62,8 @@ static bool read_place(struct tm_codes *codes, const struct tm_memory *memory, c
 		tm_unicode_read(layout, memory, tm_word_at(object, layout->code_filename));
 	_cleanup_free_ char *function = tm_unicode_read(layout, memory, tm_word_at(object, name));
 
-	if (!filename || !function)
-		return false;
-	code->place = tm_places_intern(codes->places, filename, function);
+	code->place =
+		tm_places_intern(codes->places, filename ? filename : UNKNOWN, function ? function : UNKNOWN);
 	return code->place != 0;
 }
 
@@ -79,7 +78,7 @@ static void read_code(struct tm_codes *codes, const struct tm_memory *memory, ui
 		      struct tm_code *code)
 {
 	const struct tm_python_layout *layout = codes->layout;
-	uint8_t object[CODE_OBJECT_MAX];
+	uint8_t object[TM_PYTHON_CODE_SIZE] = {0};
 	struct tm_error *err;
 
 	err = tm_memory_read(memory, address, object, tm_code_object_size(layout));

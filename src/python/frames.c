@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#define THREAD_MAX	 256u /* of a thread state */
 #define INTERPRETERS_MAX 1024u
 #define THREADS_MAX	 65536u
 #define FRAMES_MAX	 1000000u /* recursion deeper than that is taken for a loop */
@@ -15,6 +14,7 @@ void tm_python_stacks_init(struct tm_python_stacks *stacks, const struct tm_inte
 	stacks->memory = memory;
 	stacks->codes.layout = &interpreter->layout;
 	stacks->codes.places = places;
+	stacks->current = tm_current_state_find(interpreter, memory);
 }
 
 void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
@@ -22,6 +22,7 @@ void tm_python_stacks_deinit(struct tm_python_stacks *stacks)
 	tm_codes_deinit(&stacks->codes);
 	tm_map_deinit(&stacks->threads);
 	tm_map_deinit(&stacks->states);
+	tm_map_deinit(&stacks->variables);
 	tm_vector_deinit(&stacks->frames);
 	tm_vector_deinit(&stacks->entries);
 	tm_vector_deinit(&stacks->places);
@@ -31,6 +32,7 @@ static void forget_threads(struct tm_python_stacks *stacks)
 {
 	tm_map_clear(&stacks->threads);
 	tm_map_clear(&stacks->states);
+	tm_map_clear(&stacks->variables);
 }
 
 /* A thread pointer is soon another thread's; what the freed state still says of it must not be believed. */
@@ -88,21 +90,78 @@ static struct tm_error *list_threads(struct tm_python_stacks *stacks)
 	return err;
 }
 
-/* The bytes of the state that is known for a thread, if it still is that thread's. */
-static bool read_known(struct tm_python_stacks *stacks, uint64_t thread_pointer, uint8_t state[THREAD_MAX])
+/* The bytes of a state, if it is that thread's. */
+static bool read_state(const struct tm_python_stacks *stacks, uint64_t thread, uint64_t thread_pointer,
+		       uint8_t state[TM_PYTHON_THREAD_SIZE])
 {
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
-	const uint64_t *thread = tm_map_get(&stacks->threads, thread_pointer);
 	uint16_t last = layout->thread_id > layout->thread_frame ? layout->thread_id : layout->thread_frame;
-	struct tm_error *err;
+	struct tm_error *err = tm_memory_read(stacks->memory, thread, state, last + sizeof(uint64_t));
 
-	if (!thread)
-		return false;
-	err = tm_memory_read(stacks->memory, *thread, state, last + sizeof(uint64_t));
 	if (!err)
 		return tm_word_at(state, layout->thread_id) == thread_pointer;
 	tm_error_destroy(err);
 	return false;
+}
+
+static bool read_known(const struct tm_python_stacks *stacks, uint64_t thread_pointer,
+		       uint8_t state[TM_PYTHON_THREAD_SIZE])
+{
+	const uint64_t *thread = tm_map_get(&stacks->threads, thread_pointer);
+
+	return thread && read_state(stacks, *thread, thread_pointer, state);
+}
+
+/* The thread's variable that names its present state; 0: there is none, or nothing tells where. */
+static uint64_t find_variable(const struct tm_python_stacks *stacks, uint64_t thread_pointer)
+{
+	uint64_t vector, length, block;
+
+	switch (stacks->current.kind) {
+	case TM_STATE_UNKNOWN:
+	case TM_STATE_GLOBAL:
+		return 0;
+	case TM_STATE_THREAD:
+		return thread_pointer + stacks->current.place;
+	case TM_STATE_MODULE: /* glibc, nptl/dtv: pairs of words, the length before the first */
+		if (!read_word(stacks, thread_pointer + 8, &vector) ||
+		    !read_word(stacks, vector - 16, &length) || length < stacks->current.module ||
+		    !read_word(stacks, vector + 16 * stacks->current.module, &block))
+			return 0;
+		return block && block != UINT64_MAX ? block + stacks->current.place
+						    : 0; /* -1: not there yet */
+	}
+	return 0;
+}
+
+/*
+ * A thread that works for several interpreters has a state in each. From 3.12 on tracemalloc asks for the
+ * present one, a thread-local variable (_PyThreadState_GET); before, and for a thread that does not hold the
+ * lock, for the thread's first (PyGILState_GetThisThreadState).
+ */
+static bool read_present(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+			 uint8_t state[TM_PYTHON_THREAD_SIZE])
+{
+	const uint64_t *known = tm_map_get(&stacks->variables, thread_pointer);
+	uint64_t variable = known ? *known : find_variable(stacks, thread_pointer), thread;
+
+	if (!known && variable)
+		tm_map_put(&stacks->variables, thread_pointer, variable); /* if it fails: found again */
+	return variable && read_word(stacks, variable, &thread) && thread &&
+	       read_state(stacks, thread, thread_pointer, state);
+}
+
+static struct tm_error *read_first(struct tm_python_stacks *stacks, uint64_t thread_pointer,
+				   uint8_t state[TM_PYTHON_THREAD_SIZE], bool *found)
+{
+	struct tm_error *err = NULL;
+
+	*found = read_known(stacks, thread_pointer, state);
+	if (!*found)
+		err = list_threads(stacks);
+	if (!*found && !err)
+		*found = read_known(stacks, thread_pointer, state);
+	return err;
 }
 
 /* The newest frame; 0: none. */
@@ -110,15 +169,13 @@ static struct tm_error *newest_frame(struct tm_python_stacks *stacks, uint64_t t
 				     uint64_t *frame)
 {
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
-	uint8_t state[THREAD_MAX];
+	uint8_t state[TM_PYTHON_THREAD_SIZE];
+	bool found = read_present(stacks, thread_pointer, state);
+	struct tm_error *err = found ? NULL : read_first(stacks, thread_pointer, state, &found);
 
 	*frame = stacks->next_cframe = 0;
-	if (!read_known(stacks, thread_pointer, state)) {
-		struct tm_error *err = list_threads(stacks);
-
-		if (err || !read_known(stacks, thread_pointer, state))
-			return err;
-	}
+	if (err || !found)
+		return err;
 	stacks->next_cframe =
 		layout->thread_cframe != TM_PYTHON_ABSENT ? tm_word_at(state, layout->thread_cframe) : 0;
 	*frame = tm_word_at(state, layout->thread_frame);
@@ -228,6 +285,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	const struct tm_python_layout *layout = &stacks->interpreter->layout;
 	bool in_chunks =
 		layout->frame_owner != TM_PYTHON_ABSENT; /* from 3.11: pushed on a stack of their own */
+	size_t size = in_chunks ? TM_PYTHON_FRAME_SIZE : TM_PYTHON_OLD_FRAME_SIZE;
 	uint64_t address;
 	struct tm_error *err = newest_frame(stacks, thread_pointer, &address);
 
@@ -236,8 +294,7 @@ struct tm_error *tm_python_stacks_walk(struct tm_python_stacks *stacks, uint64_t
 	stacks->cut = TM_CUT_NONE;
 	tm_memory_window_begin(&stacks->window, stacks->memory);
 	for (unsigned i = 0; !err && address; i++) {
-		const uint8_t *frame =
-			tm_memory_window_get(&stacks->window, address, in_chunks ? 72 : 112, in_chunks);
+		const uint8_t *frame = tm_memory_window_get(&stacks->window, address, size, in_chunks);
 
 		if (!frame || i >= FRAMES_MAX) {
 			stacks->cut = frame ? TM_CUT_LOOP : TM_CUT_MEMORY;

@@ -8,6 +8,7 @@
 
 #include "base/vector.h"
 #include "python/code.h"
+#include "python/current_state.h"
 #include "python/interpreter.h"
 #include "python/memory_window.h"
 #include "recorder/shared.h"
@@ -27,6 +28,8 @@ struct tm_python_stacks {
 	struct tm_codes codes;
 	struct tm_map threads; /* thread pointer -> PyThreadState */
 	struct tm_map states;  /* PyThreadState -> 1: those that `threads` names */
+	struct tm_current_state current;
+	struct tm_map variables; /* thread pointer -> address of its variable that `current` tells of */
 	struct tm_memory_window window;
 	/* The last walk's, most recent first. */
 	struct tm_vector(struct tm_frame) frames; /* at most nframe */

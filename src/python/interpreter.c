@@ -7,7 +7,8 @@
 #include "debuginfo/symbol.h"
 #include "python/tables.h"
 
-#define THREADS_MAX 65536u
+#define INTERPRETERS_MAX 1024u
+#define THREADS_MAX	 65536u
 
 bool tm_interpreter_is_in(const struct tm_module *module)
 {
@@ -134,40 +135,70 @@ static bool read_word(const struct tm_memory *memory, uint64_t address, uint64_t
 	return read;
 }
 
-/* The list of interpreters' head, and its threads' head; 0: none yet. */
-static uint64_t first_thread(const struct tm_interpreter *interpreter, const struct tm_memory *memory,
-			     uint64_t *owner)
+/* Calls visit with the first thread of each interpreter that has one, until it returns false. The newest
+ * interpreter comes first, and may have no thread at the moment. */
+static void each_interpreter(const struct tm_interpreter *interpreter, const struct tm_memory *memory,
+			     bool (*visit)(void *context, uint64_t owner, uint64_t thread), void *context)
 {
 	const struct tm_python_layout *layout = &interpreter->layout;
-	uint64_t thread;
+	uint64_t owner, thread;
+	bool more = read_word(memory, interpreter->runtime + layout->runtime_interpreters, &owner);
 
-	if (!read_word(memory, interpreter->runtime + layout->runtime_interpreters, owner) || !*owner ||
-	    !read_word(memory, *owner + layout->interpreter_threads, &thread))
-		return 0;
-	return thread;
+	for (unsigned i = 0; more && owner && i < INTERPRETERS_MAX; i++) {
+		if (!read_word(memory, owner + layout->interpreter_threads, &thread))
+			return;
+		more = (!thread || visit(context, owner, thread)) &&
+		       read_word(memory, owner + layout->interpreter_next, &owner);
+	}
+}
+
+static bool note_one(void *context, uint64_t owner, uint64_t thread)
+{
+	(void)owner;
+	(void)thread;
+	*(bool *)context = true;
+	return false;
 }
 
 bool tm_interpreter_is_initialised(const struct tm_interpreter *interpreter, const struct tm_memory *memory)
 {
-	uint64_t owner;
+	bool has_thread = false;
 
-	return first_thread(interpreter, memory, &owner) != 0;
+	each_interpreter(interpreter, memory, note_one, &has_thread);
+	return has_thread;
+}
+
+struct check {
+	const struct tm_interpreter *interpreter;
+	const struct tm_memory *memory;
+	bool failed;
+};
+
+/* Every thread names its interpreter. */
+static bool check_threads_of(void *context, uint64_t owner, uint64_t thread)
+{
+	struct check *check = context;
+	const struct tm_python_layout *layout = &check->interpreter->layout;
+	uint64_t named;
+
+	for (unsigned i = 0; !check->failed && thread && i < THREADS_MAX; i++)
+		check->failed = !read_word(check->memory, thread + layout->thread_interpreter, &named) ||
+				named != owner ||
+				!read_word(check->memory, thread + layout->thread_next, &thread);
+	return !check->failed;
 }
 
 static struct tm_error *check_threads(const struct tm_interpreter *interpreter,
 				      const struct tm_memory *memory)
 {
-	const struct tm_python_layout *layout = &interpreter->layout;
-	uint64_t owner, named, thread = first_thread(interpreter, memory, &owner);
+	struct check check = {interpreter, memory, false};
 
-	for (unsigned i = 0; thread && i < THREADS_MAX; i++)
-		if (!read_word(memory, thread + layout->thread_interpreter, &named) || named != owner ||
-		    !read_word(memory, thread + layout->thread_next, &thread))
-			return tm_error_create(TM_ERROR_UNSUPPORTED,
-					       "its thread states are not those of version %s: a build with "
-					       "other structures",
-					       interpreter->version);
-	return NULL;
+	each_interpreter(interpreter, memory, check_threads_of, &check);
+	return check.failed ? tm_error_create(TM_ERROR_UNSUPPORTED,
+					      "its thread states are not those of version %s: a build with "
+					      "other structures",
+					      interpreter->version)
+			    : NULL;
 }
 
 static struct tm_error *check_slot(const struct tm_interpreter *interpreter, unsigned slot,

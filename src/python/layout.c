@@ -65,33 +65,38 @@ const struct tm_python_layout *tm_python_layout_of(unsigned major, unsigned mino
 #define COOKIE		 "xdebugpy"
 #define FREE_THREADED_AT 16u
 #define OFFSETS_SIZE	 584u
+#define CO_EXTRA_END	 16u /* from _co_firsttraceable to the code */
+
+#define ANY		 INT16_MAX /* is added to an address only */
+#define FIELD(name, end) offsetof(struct tm_python_layout, name), (end)-8
 
 static const struct {
 	uint16_t at;	/* in _Py_DebugOffsets */
 	uint16_t field; /* in tm_python_layout */
+	uint16_t highest;
 } told_by_3_13[] = {
-	{40, offsetof(struct tm_python_layout, runtime_interpreters)},
-	{64, offsetof(struct tm_python_layout, interpreter_next)},
-	{72, offsetof(struct tm_python_layout, interpreter_threads)},
-	{168, offsetof(struct tm_python_layout, thread_next)},
-	{176, offsetof(struct tm_python_layout, thread_interpreter)},
-	{184, offsetof(struct tm_python_layout, thread_frame)},
-	{192, offsetof(struct tm_python_layout, thread_id)},
-	{232, offsetof(struct tm_python_layout, frame_back)},
-	{240, offsetof(struct tm_python_layout, frame_code)},
-	{248, offsetof(struct tm_python_layout, frame_instruction)},
-	{264, offsetof(struct tm_python_layout, frame_owner)},
-	{280, offsetof(struct tm_python_layout, code_filename)},
-	{288, offsetof(struct tm_python_layout, code_name)},
-	{296, offsetof(struct tm_python_layout, code_qualname)},
-	{304, offsetof(struct tm_python_layout, code_lines)},
-	{312, offsetof(struct tm_python_layout, code_firstlineno)},
-	{344, offsetof(struct tm_python_layout, code_instructions)},
-	{520, offsetof(struct tm_python_layout, bytes_size)},
-	{528, offsetof(struct tm_python_layout, bytes_data)},
-	{544, offsetof(struct tm_python_layout, unicode_state)},
-	{552, offsetof(struct tm_python_layout, unicode_length)},
-	{560, offsetof(struct tm_python_layout, unicode_ascii)},
+	{40, FIELD(runtime_interpreters, ANY)},
+	{64, FIELD(interpreter_next, ANY)},
+	{72, FIELD(interpreter_threads, ANY)},
+	{168, FIELD(thread_next, ANY)},
+	{176, FIELD(thread_interpreter, ANY)},
+	{184, FIELD(thread_frame, TM_PYTHON_THREAD_SIZE)},
+	{192, FIELD(thread_id, TM_PYTHON_THREAD_SIZE)},
+	{232, FIELD(frame_back, TM_PYTHON_FRAME_SIZE)},
+	{240, FIELD(frame_code, TM_PYTHON_FRAME_SIZE)},
+	{248, FIELD(frame_instruction, TM_PYTHON_FRAME_SIZE)},
+	{264, FIELD(frame_owner, TM_PYTHON_FRAME_SIZE + 7)},
+	{280, FIELD(code_filename, TM_PYTHON_CODE_SIZE)},
+	{288, FIELD(code_name, TM_PYTHON_CODE_SIZE)},
+	{296, FIELD(code_qualname, TM_PYTHON_CODE_SIZE)},
+	{304, FIELD(code_lines, TM_PYTHON_CODE_SIZE)},
+	{312, FIELD(code_firstlineno, TM_PYTHON_CODE_SIZE)},
+	{344, FIELD(code_instructions, TM_PYTHON_CODE_SIZE + 8)},
+	{520, FIELD(bytes_size, ANY)},
+	{528, FIELD(bytes_data, ANY)},
+	{544, FIELD(unicode_state, ANY)},
+	{552, FIELD(unicode_length, ANY)},
+	{560, FIELD(unicode_ascii, ANY)},
 };
 
 static uint64_t word_at(const uint8_t *bytes, size_t offset)
@@ -117,11 +122,13 @@ struct tm_error *tm_python_layout_refine(struct tm_python_layout *layout, const 
 		uint64_t told = word_at(offsets, told_by_3_13[i].at);
 		uint16_t value = (uint16_t)told;
 
-		if (told > INT16_MAX)
+		if (told > told_by_3_13[i].highest)
 			return tm_error_create(TM_ERROR_UNSUPPORTED, "its debug offsets are damaged");
 		memcpy((char *)layout + told_by_3_13[i].field, &value, sizeof(value));
 	}
+	if (layout->code_instructions < CO_EXTRA_END)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "its debug offsets are damaged");
 	/* 3.11 to 3.13: _co_firsttraceable is followed by the pointer co_extra, then by the code. */
-	layout->code_first_traceable = (uint16_t)(layout->code_instructions - 16);
+	layout->code_first_traceable = (uint16_t)(layout->code_instructions - CO_EXTRA_END);
 	return NULL;
 }

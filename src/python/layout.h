@@ -68,6 +68,12 @@ struct tm_python_layout {
 	uint16_t bytes_size, bytes_data;
 };
 
+/* How much of a structure is looked at, in bytes: no offset of a layout leads beyond. */
+#define TM_PYTHON_THREAD_SIZE	 256u
+#define TM_PYTHON_CODE_SIZE	 256u
+#define TM_PYTHON_FRAME_SIZE	 72u  /* from 3.11 */
+#define TM_PYTHON_OLD_FRAME_SIZE 112u /* before */
+
 /* Values of frame_owner (Include/internal/pycore_frame.h). */
 enum { TM_OWNED_BY_GENERATOR = 1, TM_OWNED_BY_C_STACK = 3 };
 

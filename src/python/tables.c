@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "base/vector.h"
 #include "debuginfo/symbol.h"
 
 #define TABLE_SIZE     40u /* five words */
@@ -15,16 +14,6 @@ static const char *const names[TM_SLOT_TABLES][TM_SLOT_FUNCTIONS] = {
 	[TM_SLOT_OBJ] = {"PyObject_Malloc", "PyObject_Calloc", "PyObject_Realloc", "PyObject_Free"},
 };
 
-struct addresses tm_vector(uint64_t);
-
-static int32_t displacement_at(const struct tm_code_bytes *code, size_t offset)
-{
-	int32_t value;
-
-	memcpy(&value, code->bytes + offset, sizeof(value));
-	return value;
-}
-
 static uint64_t behind(const struct tm_code_bytes *code, size_t offset)
 {
 	return code->address + offset + sizeof(int32_t);
@@ -33,7 +22,7 @@ static uint64_t behind(const struct tm_code_bytes *code, size_t offset)
 bool tm_code_refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint64_t target)
 {
 	for (size_t i = 0; i + sizeof(int32_t) <= code->size; i++) {
-		uint64_t displacement = (uint64_t)(int64_t)displacement_at(code, i);
+		uint64_t displacement = tm_code_displacement(code, i);
 
 		if (behind(code, i) + displacement == target || runtime + displacement == target)
 			return true;
@@ -41,7 +30,7 @@ bool tm_code_refers_to(const struct tm_code_bytes *code, uint64_t runtime, uint6
 	return false;
 }
 
-static bool has(const struct addresses *list, uint64_t address)
+static bool has(const struct tm_addresses *list, uint64_t address)
 {
 	for (size_t i = 0; i < list->count; i++)
 		if (list->items[i] == address)
@@ -60,7 +49,7 @@ static bool is_table(const struct tm_code_bytes code[TM_SLOT_FUNCTIONS], uint64_
 }
 
 static bool take(const struct tm_code_bytes code[TM_SLOT_FUNCTIONS], uint64_t runtime, uint64_t address,
-		 struct addresses *found)
+		 struct tm_addresses *found)
 {
 	if (address % 8 || has(found, address) || !is_table(code, runtime, address))
 		return true;
@@ -69,10 +58,10 @@ static bool take(const struct tm_code_bytes code[TM_SLOT_FUNCTIONS], uint64_t ru
 
 /* Every address that could be a table of these functions. */
 static struct tm_error *find_candidates(const struct tm_code_bytes code[TM_SLOT_FUNCTIONS], uint64_t runtime,
-					struct addresses *found)
+					struct tm_addresses *found)
 {
 	for (size_t i = 0; i + sizeof(int32_t) <= code[0].size; i++) {
-		uint64_t displacement = (uint64_t)(int64_t)displacement_at(&code[0], i);
+		uint64_t displacement = tm_code_displacement(&code[0], i);
 
 		if (!take(code, runtime, behind(&code[0], i) + displacement, found) ||
 		    !take(code, runtime, runtime + displacement, found))
@@ -81,8 +70,8 @@ static struct tm_error *find_candidates(const struct tm_code_bytes code[TM_SLOT_
 	return NULL;
 }
 
-static struct tm_error *read_code(const struct tm_module *module, const char *name,
-				  struct tm_code_bytes *code)
+struct tm_error *tm_python_read_code(const struct tm_module *module, const char *name,
+				     struct tm_code_bytes *code)
 {
 	struct tm_symbol symbol;
 	size_t available = 0;
@@ -102,17 +91,17 @@ static struct tm_error *read_code(const struct tm_module *module, const char *na
 }
 
 static struct tm_error *candidates_of(const struct tm_module *module, enum tm_slot_table table,
-				      uint64_t runtime, struct addresses *found)
+				      uint64_t runtime, struct tm_addresses *found)
 {
 	struct tm_code_bytes code[TM_SLOT_FUNCTIONS];
 	struct tm_error *err = NULL;
 
 	for (unsigned i = 0; !err && i < TM_SLOT_FUNCTIONS; i++)
-		err = read_code(module, names[table][i], &code[i]);
+		err = tm_python_read_code(module, names[table][i], &code[i]);
 	return err ? err : find_candidates(code, runtime, found);
 }
 
-static void drop(struct addresses *list, uint64_t address)
+static void drop(struct tm_addresses *list, uint64_t address)
 {
 	for (size_t i = 0; i < list->count; i++)
 		if (list->items[i] == address) {
@@ -132,7 +121,8 @@ static struct tm_error *not_found(enum tm_slot_table table, size_t count)
 
 /* Up to 3.11 the tables are variables of their own. pymalloc falls back to raw, and where it is inlined the
    code of the others refers to the raw table too. */
-static struct tm_error *find_separate(struct addresses found[TM_SLOT_TABLES], uint64_t tables[TM_SLOT_TABLES])
+static struct tm_error *find_separate(struct tm_addresses found[TM_SLOT_TABLES],
+				      uint64_t tables[TM_SLOT_TABLES])
 {
 	for (unsigned i = 0; i < TM_SLOT_TABLES; i++) {
 		for (unsigned j = 0; j < i; j++)
@@ -147,7 +137,7 @@ static struct tm_error *find_separate(struct addresses found[TM_SLOT_TABLES], ui
 /* From 3.12 they stand in _PyRuntime, one behind the other (struct _pymem_allocators,
    Include/internal/pycore_pymem.h); raw's may be near enough to its begin for operands of 8 bits, which are
    not looked for. */
-static struct tm_error *find_consecutive(const struct addresses found[TM_SLOT_TABLES],
+static struct tm_error *find_consecutive(const struct tm_addresses found[TM_SLOT_TABLES],
 					 uint64_t tables[TM_SLOT_TABLES])
 {
 	size_t matches = 0;
@@ -168,7 +158,7 @@ static struct tm_error *find_consecutive(const struct addresses found[TM_SLOT_TA
 struct tm_error *tm_python_find_tables(const struct tm_module *module, unsigned minor, uint64_t runtime,
 				       uint64_t tables[TM_SLOT_TABLES])
 {
-	struct addresses found[TM_SLOT_TABLES] = {0};
+	struct tm_addresses found[TM_SLOT_TABLES] = {0};
 	struct tm_error *err = NULL;
 
 	for (unsigned i = 0; !err && i < TM_SLOT_TABLES; i++)
@@ -192,13 +182,13 @@ static bool is_reference_tracer(const struct tm_code_bytes code[2], uint64_t run
 uint64_t tm_python_find_reference_tracer(const struct tm_module *module, uint64_t runtime)
 {
 	struct tm_code_bytes code[2];
-	struct tm_error *err = read_code(module, "PyRefTracer_SetTracer", &code[0]);
+	struct tm_error *err = tm_python_read_code(module, "PyRefTracer_SetTracer", &code[0]);
 	uint64_t found = 0;
 
 	if (!err)
-		err = read_code(module, "PyRefTracer_GetTracer", &code[1]);
+		err = tm_python_read_code(module, "PyRefTracer_GetTracer", &code[1]);
 	for (size_t i = 0; !err && i + sizeof(int32_t) <= code[0].size; i++) {
-		uint64_t displacement = (uint64_t)(int64_t)displacement_at(&code[0], i);
+		uint64_t displacement = tm_code_displacement(&code[0], i);
 		const uint64_t places[] = {behind(&code[0], i) + displacement, runtime + displacement};
 
 		for (unsigned j = 0; j < TM_ARRAY_SIZE(places); j++) {

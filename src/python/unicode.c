@@ -26,9 +26,19 @@ static bool read_header(const struct tm_python_layout *layout, const struct tm_m
 	header->compact = state >> 5 & 1;
 	header->ascii = state >> 6 & 1;
 	if (!err)
-		return header->compact && (header->kind == 1 || header->kind == 2 || header->kind == 4);
+		return header->kind == 1 || header->kind == 2 || header->kind == 4;
 	tm_error_destroy(err);
 	return false;
+}
+
+/* An instance of a subclass of str has its characters elsewhere (PyUnicodeObject.data, behind what a compact
+ * string begins with). */
+static struct tm_error *find_characters(const struct tm_python_layout *layout, const struct tm_memory *memory,
+					const struct header *header, uint64_t object, uint64_t *address)
+{
+	*address =
+		object + (header->compact && header->ascii ? layout->unicode_ascii : layout->unicode_compact);
+	return header->compact ? NULL : tm_memory_read(memory, *address, address, sizeof(*address));
 }
 
 static void append_character(struct tm_strbuf *text, uint32_t c)
@@ -74,6 +84,7 @@ char *tm_unicode_read(const struct tm_python_layout *layout, const struct tm_mem
 	_cleanup_free_ uint8_t *data = NULL;
 	struct tm_error *err;
 	struct header header;
+	uint64_t characters;
 	size_t size;
 
 	if (!read_header(layout, memory, object, &header))
@@ -84,9 +95,9 @@ char *tm_unicode_read(const struct tm_python_layout *layout, const struct tm_mem
 	data = malloc(size + 1);
 	if (!data)
 		return NULL;
-	err = tm_memory_read(memory,
-			     object + (header.ascii ? layout->unicode_ascii : layout->unicode_compact), data,
-			     size);
+	err = find_characters(layout, memory, &header, object, &characters);
+	if (!err)
+		err = tm_memory_read(memory, characters, data, size);
 	if (!err)
 		return encode(data, &header);
 	tm_error_destroy(err);

@@ -3,7 +3,23 @@
 
 #include <string.h>
 
+#define OWN_DOMAINS 2u /* native and python */
+
 _Static_assert(sizeof(struct tm_held) <= TM_EVENT_SCRATCH, "a held block lives in the event's scratch space");
+
+/* A domain's number is the target's choice: what does not fit into the table beside the domains of this
+   program's own is lost, and said so. */
+static bool has_domain(struct tm_session *session, uint32_t domain)
+{
+	uint32_t count = tm_tracer_domain_count(session->tracer);
+
+	if (domain == TM_DOMAIN_PYTHON || domain == TM_DOMAIN_NATIVE || count < TM_DOMAINS_MAX - OWN_DOMAINS)
+		return true;
+	for (uint32_t i = 0; i < count; i++)
+		if (tm_tracer_domain(session->tracer, i) == domain)
+			return true;
+	return false;
+}
 
 static struct tm_error *allocation_of(struct tm_session *session, const struct tm_event *event,
 				      struct tm_allocation *allocation)
@@ -138,6 +154,13 @@ struct tm_error *tm_events_take(void *context, const struct tm_event *event)
 	struct tm_session *session = context;
 	struct tm_held held;
 
+	if (!has_domain(session, event->domain)) {
+		if (!session->lost++)
+			tm_session_warn(session,
+					"the program tells tracemalloc of memory in too many domains: "
+					"some of them are not counted (lost)");
+		return NULL;
+	}
 	switch (event->kind) {
 	case TM_EVENT_ALLOCATE:
 	case TM_EVENT_RESIZE_END:

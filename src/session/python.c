@@ -9,6 +9,7 @@
 
 #include "debuginfo/symbol.h"
 #include "probe/slot_probe.h"
+#include "probe/tracemalloc_probe.h"
 #include "python/current_state.h"
 #include "python/frames.h"
 
@@ -33,6 +34,7 @@ struct tm_python {
 	bool was_armed;		     /* in this image or one before */
 	uint64_t trigger;	     /* Py_RunMain's breakpoint; 0: none */
 	struct tm_slot_probe *slots; /* NULL: not armed */
+	struct tm_tracemalloc_probe *tracemalloc;
 	struct tm_python_stacks stacks;
 	struct tm_places places;
 	struct tm_named_frames named;
@@ -68,11 +70,27 @@ struct tm_error *tm_python_create(struct tm_session *session)
 	return NULL;
 }
 
+static struct tm_error *disarm_probes(struct tm_python *python, size_t *foreign)
+{
+	struct tm_error *err = NULL;
+
+	if (python->tracemalloc)
+		err = tm_tracemalloc_probe_disarm(python->tracemalloc);
+	return python->slots ? tm_error_first(err, tm_slot_probe_disarm(python->slots, foreign)) : err;
+}
+
+static void destroy_probes(struct tm_python *python)
+{
+	tm_slot_probe_destroy(python->slots);
+	tm_tracemalloc_probe_destroy(python->tracemalloc);
+	python->slots = NULL;
+	python->tracemalloc = NULL;
+}
+
 /* What is known of one interpreter. */
 static void forget(struct tm_python *python)
 {
-	tm_slot_probe_destroy(python->slots);
-	python->slots = NULL;
+	destroy_probes(python);
 	tm_recording_destroy(python->recording);
 	python->recording = NULL;
 	python->generation++;
@@ -208,6 +226,24 @@ static struct tm_error *install_recorder(struct tm_session *session)
 	return err;
 }
 
+/* The hook for new objects takes breakpoints, so the pads stop as well. */
+static bool wants_hook(const struct tm_session *session)
+{
+	return session->config->exact && tm_python_has_hook(&session->python->interpreter);
+}
+
+static struct tm_error *check_recording(const struct tm_session *session)
+{
+	if (wants_hook(session))
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "--exact wants a stop at every new object up to CPython 3.12");
+	if (tm_session_python_nframe(session) > TM_RECORD_FRAMES_MAX)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "a record has room for %u frames, --nframe wants %u",
+				       TM_RECORD_FRAMES_MAX, tm_session_python_nframe(session));
+	return NULL;
+}
+
 /* Pads record where a recorder can be, unless they are to stop: beside the native domain they do, whose own
  * calls stop as well, and whose frames are read there. */
 static struct tm_error *choose_pads(struct tm_session *session)
@@ -219,11 +255,9 @@ static struct tm_error *choose_pads(struct tm_session *session)
 	if (session->config->probe == TM_SESSION_PROBE_BREAKPOINT ||
 	    session->config->domain == TM_SESSION_BOTH)
 		return NULL;
-	err = tm_session_python_nframe(session) > TM_RECORD_FRAMES_MAX
-		      ? tm_error_create(TM_ERROR_UNSUPPORTED,
-					"a record has room for %u frames, --nframe wants %u",
-					TM_RECORD_FRAMES_MAX, tm_session_python_nframe(session))
-		      : install_recorder(session);
+	err = check_recording(session);
+	if (!err)
+		err = install_recorder(session);
 	if (!err)
 		return take_breakpoints_away(session);
 	if (session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
@@ -255,6 +289,26 @@ static struct tm_error *arm_slots(struct tm_session *session)
 	return err;
 }
 
+static struct tm_error *arm_tracemalloc(struct tm_session *session, const struct tm_mappings *mappings)
+{
+	struct tm_python *python = session->python;
+	struct tm_tracemalloc_probe_config config = {
+		.target = session->target,
+		.breakpoints = session->breakpoints,
+		.exact = wants_hook(session),
+		.sink = {session, tm_events_take, NULL, tm_session_warn},
+	};
+	struct tm_error *err = NULL;
+
+	tm_python_tracemalloc_find(&python->interpreter, &config.places);
+	if (config.exact)
+		err = tm_python_tracemalloc_find_hook(&python->interpreter, &python->memory, mappings,
+						      &config.places);
+	if (!err)
+		err = tm_tracemalloc_probe_create(&config, &python->tracemalloc);
+	return err ? err : tm_tracemalloc_probe_arm(python->tracemalloc);
+}
+
 static struct tm_error *arm(struct tm_session *session)
 {
 	struct tm_python *python = session->python;
@@ -265,14 +319,15 @@ static struct tm_error *arm(struct tm_session *session)
 		err = tm_interpreter_check(&python->interpreter, &python->memory, &mappings);
 	if (!err)
 		err = choose_pads(session);
+	if (!err && !python->recording)
+		err = arm_tracemalloc(session, &mappings);
 	if (!err)
 		err = arm_slots(session);
-	if (err && python->slots) {
+	if (err) {
 		size_t foreign = 0;
 
-		tm_error_destroy(tm_slot_probe_disarm(python->slots, &foreign));
-		tm_slot_probe_destroy(python->slots);
-		python->slots = NULL;
+		tm_error_destroy(disarm_probes(python, &foreign));
+		destroy_probes(python);
 	}
 	python->was_armed |= !err;
 	return err;
@@ -289,7 +344,7 @@ static struct tm_error *describe(struct tm_python *python)
 	return NULL;
 }
 
-/* A program that is being started: its interpreter will call Py_RunMain. */
+/* A program that is being started, by us or by exec: its interpreter will call Py_RunMain. */
 static struct tm_error *await_main(struct tm_session *session)
 {
 	struct tm_python *python = session->python;
@@ -457,6 +512,17 @@ static struct tm_error *go_native(struct tm_session *session, struct tm_error *e
 	return err ? err : tm_follow_arm_natives(session);
 }
 
+static struct tm_error *hit_probes(struct tm_python *python, struct tm_thread *thread, uint64_t address,
+				   bool *ours)
+{
+	struct tm_error *err = NULL;
+
+	*ours = false;
+	if (python->tracemalloc)
+		err = tm_tracemalloc_probe_hit(python->tracemalloc, thread, address, ours);
+	return err || *ours ? err : tm_slot_probe_hit(python->slots, thread, address, ours);
+}
+
 struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thread, uint64_t address,
 			       bool *ours)
 {
@@ -464,10 +530,7 @@ struct tm_error *tm_python_hit(struct tm_session *session, struct tm_thread *thr
 	struct tm_error *err;
 
 	*ours = false;
-	if (python && python->slots)
-		err = tm_slot_probe_hit(python->slots, thread, address, ours);
-	else
-		err = NULL;
+	err = python && python->slots ? hit_probes(python, thread, address, ours) : NULL;
 	if (err || *ours || !python || address != python->trigger)
 		return err;
 	*ours = true;
@@ -649,8 +712,11 @@ bool tm_python_is_inner(const struct tm_session *session)
 
 void tm_python_scrub_child(struct tm_session *session, pid_t child)
 {
-	if (tm_python_is_armed(session))
-		tm_slot_probe_scrub_child(session->python->slots, child);
+	if (!tm_python_is_armed(session))
+		return;
+	if (session->python->tracemalloc)
+		tm_tracemalloc_probe_scrub_child(session->python->tracemalloc, child);
+	tm_slot_probe_scrub_child(session->python->slots, child);
 }
 
 struct tm_error *tm_python_disarm(struct tm_session *session)
@@ -661,7 +727,7 @@ struct tm_error *tm_python_disarm(struct tm_session *session)
 	if (!tm_python_is_armed(session))
 		return NULL;
 	err = tm_python_read(session, true, &count); /* whoever waits for a look still can be looked at */
-	err = tm_error_first(err, tm_slot_probe_disarm(session->python->slots, &session->foreign));
+	err = tm_error_first(err, disarm_probes(session->python, &session->foreign));
 	if (session->python->recording)
 		err = tm_error_first(err, tm_recording_disable(session->python->recording));
 	return tm_error_first(err, tm_python_read(session, true, &count));

@@ -17,7 +17,7 @@ static struct tm_error *take(void *context, const struct tm_event *event)
 		.size = event->size,
 		.nested = event->nested,
 		.tid = event->thread->tid,
-		.regs = event->capture ? event->capture->regs : (struct tm_regs){{0}},
+		.regs = event->capture ? event->capture->regs : (struct tm_regs){.value = {0}},
 		.start = event->capture ? event->capture->start : 0,
 	};
 	if (event->capture && event->capture->size >= sizeof(one->first_word))

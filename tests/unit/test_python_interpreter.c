@@ -77,6 +77,15 @@ Test(python_layout, free_threaded_and_damaged_are_refused)
 	words[2] = 1;
 	expect_refused(words, sizeof(words), "free-threaded");
 	words[2] = 0;
+	expect_refused(words, sizeof(words), "damaged"); /* the code would begin before the object */
+	words[43] = 208;
+	for (unsigned i = 0; i < 2; i++) { /* beyond what is read of a thread's state, of a frame */
+		unsigned word = i ? 33 : 23;
+
+		words[word] = 249;
+		expect_refused(words, sizeof(words), "damaged");
+		words[word] = 0;
+	}
 	words[31] = 1 << 20;
 	expect_refused(words, sizeof(words), "damaged");
 }
