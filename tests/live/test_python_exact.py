@@ -369,7 +369,7 @@ sys.stdin.readline()
 
 class Refused(LiveTest):
     def test_native(self):
-        done = run_tmtrace("--exact", "/bin/true")
+        done = run_tmtrace("--domain", "native", "--exact", "/bin/true")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--domain python", done.stderr)
 
