@@ -159,7 +159,7 @@ static struct tm_error *walk(struct tm_session *session, const struct tm_event *
 struct tm_error *tm_merge_traceback(struct tm_session *session, const struct tm_event *event,
 				    struct tm_python_stacks *stacks, uint32_t *traceback)
 {
-	bool python = event->domain == TM_DOMAIN_PYTHON;
+	bool python = event->thread_pointer != 0;
 	struct merge merge = {
 		.session = session,
 		.walk = &session->walk,

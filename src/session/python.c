@@ -592,14 +592,16 @@ static struct tm_error *take_site(struct tm_session *session, const struct tm_re
 }
 
 /* One frame of a Python allocation is its Python line, as in tracemalloc; beyond it the stacks are merged
- * where both domains are traced. */
+ * where both domains are traced. Memory that a library tells tracemalloc of has no capture: its Python
+ * frames. */
 struct tm_error *tm_python_traceback(struct tm_session *session, const struct tm_event *event,
 				     uint32_t *traceback)
 {
-	bool python = event->domain == TM_DOMAIN_PYTHON;
+	bool native = event->domain == TM_DOMAIN_NATIVE_BESIDE && !event->thread_pointer;
 	struct tm_error *err;
 
-	if (session->traced == TM_SESSION_BOTH && (!python || tm_session_python_nframe(session) > 1))
+	if (session->traced == TM_SESSION_BOTH && event->capture &&
+	    (native || tm_session_python_nframe(session) > 1))
 		return tm_merge_traceback(session, event, &session->python->stacks, traceback);
 	if (event->recorded)
 		return event->recorded->frame_count == 1 ? take_site(session, event->recorded, traceback)

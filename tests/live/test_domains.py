@@ -278,6 +278,16 @@ class Both(Domains):
                 lines = [s for s in report.load("--domain", "python")["statistics"] if s["size"] > 3 * 10009]
                 self.assertIn(("make", 4), [(s["traceback"][0]["function"], s["traceback"][0]["lineno"]) for s in lines])
 
+    def test_memory_that_a_library_tells_tracemalloc_of(self):
+        """It has domains of its own, and Python frames."""
+        script = ("import ctypes, sys\nfunction = ctypes.pythonapi.PyTraceMalloc_Track\nfunction.argtypes = [ctypes.c_uint, ctypes.c_size_t, ctypes.c_size_t]\n"
+                  "def make():\n    function(389047, 0x1000, 10007)\nprint('ready', flush=True)\nfor line in sys.stdin:\n    make()\n    print('done', flush=True)\n")
+        for nframe in (1, 64):
+            target = Process(self, [interpreters()[-1], "-c", script], env=ENVIRONMENT).expect_ready()
+            report = self.traced_round(target, "both", "--nframe", nframe)
+            told = report.load("--domain", 389047, "--group-by", "traceback")["statistics"]
+            self.assertEqual([(s["size"], s["traceback"][0]["function"], s["traceback"][0]["lineno"]) for s in told], [(10007, "make", 5)])
+
     def test_children(self):
         """A forked child goes on without pads and breakpoints; one that shares the memory until its exec has them till then."""
         script = ("import os, subprocess, sys\nprint('ready', flush=True)\nsys.stdin.readline()\nfor i in range(10):\n pid = os.fork()\n if not pid:\n"
