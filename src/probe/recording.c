@@ -39,6 +39,7 @@ struct tm_recording {
 	struct tm_ring_reader *reader;
 	int dismiss; /* of the watchdog; -1: none */
 	bool may_sleep;
+	uint64_t unringed;
 	struct writer writers[TM_RINGS];
 	struct tm_map tids; /* thread pointer -> tid of the latest thread that had it */
 };
@@ -394,6 +395,12 @@ struct tm_error *tm_recording_enable(struct tm_recording *recording)
 	return set_enabled(recording, 1);
 }
 
+static void count_unringed(struct tm_recording *recording)
+{
+	tm_error_destroy(tm_target_read(recording->target, CONTROL(recording, unringed), &recording->unringed,
+					sizeof(recording->unringed)));
+}
+
 /* ---- the end ---- */
 
 static struct tm_error *find_insider(struct tm_recording *recording, bool *found)
@@ -425,7 +432,9 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording)
 
 	if (!recording->region || !recording->memory)
 		return NULL;
-	tm_log_info("recorder: threads waited for a look %" PRIu64 " times", tm_recording_doorbell(recording));
+	tm_log_info("recorder: threads waited for a look %" PRIu64 " times",
+		    tm_recording_doorbell(recording));
+	count_unringed(recording);
 	err = set_enabled(recording, 0);
 	for (unsigned i = 0; !err && i < LEAVE_TRIES; i++) {
 		err = find_insider(recording, &inside);
@@ -536,6 +545,11 @@ uint64_t tm_recording_doorbell(const struct tm_recording *recording)
 	return recording->memory ? __atomic_load_n(&shared_words(recording)->doorbell, __ATOMIC_ACQUIRE) : 0;
 }
 
+uint64_t tm_recording_unringed(const struct tm_recording *recording)
+{
+	return recording->unringed;
+}
+
 void tm_recording_refresh(struct tm_recording *recording)
 {
 	uint32_t allowed;
@@ -543,6 +557,7 @@ void tm_recording_refresh(struct tm_recording *recording)
 	if (!recording->region || !recording->memory)
 		return;
 	release_rings(recording);
+	count_unringed(recording);
 	if (may_sleep(recording) == recording->may_sleep)
 		return;
 	recording->may_sleep = !recording->may_sleep;

@@ -62,6 +62,9 @@ uint64_t tm_recording_doorbell(const struct tm_recording *recording);
    may still sleep while they wait (a seccomp filter may have come). */
 void tm_recording_refresh(struct tm_recording *recording);
 
+/* Events so far of threads for which no ring was left (TM_RINGS record at a time), as of the last refresh. */
+uint64_t tm_recording_unringed(const struct tm_recording *recording);
+
 /* Did recording end because the tracer did not come in time? */
 bool tm_recording_has_ended(const struct tm_recording *recording);
 

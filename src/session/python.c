@@ -27,6 +27,7 @@ struct site {
 struct tm_python {
 	struct tm_memory memory;
 	struct tm_recording *recording; /* NULL: the pads stop */
+	uint64_t unringed;		/* of it, as far as counted in session->lost */
 	struct site *sites;		/* SITES of them */
 	uint64_t generation;		/* rises when a code object is gone */
 	struct tm_interpreter interpreter;
@@ -93,6 +94,7 @@ static void forget(struct tm_python *python)
 	destroy_probes(python);
 	tm_recording_destroy(python->recording);
 	python->recording = NULL;
+	python->unringed = 0;
 	python->generation++;
 	tm_python_stacks_deinit(&python->stacks);
 	memset(&python->stacks, 0, sizeof(python->stacks));
@@ -685,11 +687,25 @@ struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thr
 					  : NULL;
 }
 
+/* Events of threads for which there was no ring. */
+static void count_lost(struct tm_session *session)
+{
+	struct tm_python *python = session->python;
+	uint64_t unringed = tm_recording_unringed(python->recording);
+
+	if (unringed && !python->unringed)
+		tm_session_warn(session,
+				"more threads record at a time than there are rings: some events are lost");
+	session->lost += unringed - python->unringed;
+	python->unringed = unringed;
+}
+
 void tm_python_tick(struct tm_session *session)
 {
 	if (!tm_python_records(session))
 		return;
 	tm_recording_refresh(session->python->recording);
+	count_lost(session);
 	if (session->ended || !tm_recording_has_ended(session->python->recording))
 		return;
 	session->lost++;
@@ -730,7 +746,9 @@ struct tm_error *tm_python_disarm(struct tm_session *session)
 		return NULL;
 	err = tm_python_read(session, true, &count); /* whoever waits for a look still can be looked at */
 	err = tm_error_first(err, disarm_probes(session->python, &session->foreign));
-	if (session->python->recording)
+	if (session->python->recording) {
 		err = tm_error_first(err, tm_recording_disable(session->python->recording));
+		count_lost(session);
+	}
 	return tm_error_first(err, tm_python_read(session, true, &count));
 }
