@@ -405,11 +405,14 @@ static void count_unringed(struct tm_recording *recording)
 
 static struct tm_error *find_insider(struct tm_recording *recording, bool *found)
 {
-	struct tm_recorder_thread threads[TM_RINGS];
-	struct tm_error *err =
-		tm_target_read(recording->target, CONTROL(recording, threads), threads, sizeof(threads));
+	_cleanup_free_ struct tm_recorder_thread *threads = calloc(TM_RINGS, sizeof(*threads));
+	struct tm_error *err;
 
 	*found = false;
+	if (!threads)
+		return tm_error_out_of_memory();
+	err = tm_target_read(recording->target, CONTROL(recording, threads), threads,
+			     TM_RINGS * sizeof(*threads));
 	for (unsigned i = 0; !err && i < TM_RINGS; i++)
 		*found = *found || threads[i].inside;
 	return err;

@@ -176,7 +176,7 @@ static inline struct tm_ring_head *head_of(unsigned index)
 
 static inline unsigned slot_of(uint64_t pointer)
 {
-	return (unsigned)((pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 56) % TM_RINGS;
+	return (unsigned)((pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % TM_RINGS;
 }
 
 /* Only the thread itself claims for itself; a handler that comes between may have been quicker. */

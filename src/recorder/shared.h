@@ -30,7 +30,7 @@
 
 #define TM_RING_SIZE   (UINT64_C(1) << 20)
 #define TM_RING_SLACK  (UINT64_C(64) << 10)
-#define TM_RINGS       256u /* threads that record at a time; a power of two */
+#define TM_RINGS       1024u /* threads that record at a time; a power of two */
 #define TM_RECORD_UNIT 16u  /* positions and sizes of records are multiples of it */
 #define TM_RECORD_MAX  (UINT64_C(16) << 10)
 
