@@ -99,9 +99,10 @@ class Equal(LiveTest):
         self.assertLessEqual(misplaced(ours["lines"], theirs["lines"]), RECYCLED * theirs["current"])
 
     def nearly(self, theirs, ours):
-        """Imports list folders and keep weak references, threads meet in any order: two runs of tracemalloc differ as much."""
+        """Imports list folders and keep weak references, threads meet in any order: two runs of tracemalloc differ as much. That both
+        see the same in one process is test_python_oracle.py's."""
         for key in ("current", "peak", "blocks"):
-            self.assertAlmostEqual(ours[key] / theirs[key], 1, delta=0.002, msg=key)
+            self.assertAlmostEqual(ours[key] / theirs[key], 1, delta=0.01, msg=key)
         self.assertLessEqual(misplaced(ours["lines"], theirs["lines"]), RECYCLED * theirs["current"])
 
     def without_filenames(self, theirs, ours):
