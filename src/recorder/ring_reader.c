@@ -19,11 +19,12 @@
 #include <string.h>
 #include <time.h>
 
-#define MARGIN	(UINT64_C(1) << 17)  /* ticks */
-#define PUBLISH (UINT64_C(64) << 10) /* so much is read before the writer is told: it is its line too */
-#define AHEAD	512u		     /* bytes that are asked for before they are needed */
-#define HOLES	8u
-#define WORD	64u
+#define MARGIN	  (UINT64_C(1) << 17)  /* ticks */
+#define PUBLISH	  (UINT64_C(64) << 10) /* so much is read before the writer is told: it is its line too */
+#define AHEAD	  512u		       /* bytes that are asked for before they are needed */
+#define ANNOUNCED 384u		       /* bytes: some ten records */
+#define HOLES	  8u
+#define WORD	  64u
 
 /* What was reserved, is not committed, and has committed records behind it: [start, end). */
 struct hole {
@@ -244,13 +245,32 @@ static inline struct tm_error *give(struct pass *pass, struct ring *ring, uint64
 	return pass->sink->record(pass->sink->context, ring->index, header_at(ring, position));
 }
 
+/* Tells of the records up to ANNOUNCED bytes ahead; *told is where to go on. It is a hint, so that nothing
+   but the place in the ring needs to be right. */
+static inline void announce(const struct pass *pass, const struct ring *ring, uint64_t position,
+			    uint64_t *told)
+{
+	struct mark mark;
+
+	if (*told < position)
+		*told = position;
+	while (*told < ring->end && *told < position + ANNOUNCED && is_committed(ring, *told, &mark)) {
+		const struct tm_record_free *record = (const struct tm_record_free *)header_at(ring, *told);
+
+		if (mark.kind != TM_RECORD_FILLER && mark.size >= sizeof(*record) &&
+		    *told % TM_RING_SIZE + sizeof(*record) <= TM_RING_SIZE)
+			pass->sink->announce(pass->sink->context, record->block);
+		*told += mark.size;
+	}
+}
+
 /*
  * Records of a ring, whose first is valid and due: up to one that is not before `bound`, or not there. This
  * is the path of every record.
  */
 static struct tm_error *take_run(struct pass *pass, struct ring *ring, uint64_t bound)
 {
-	uint64_t position = ring->position, end = ring->end;
+	uint64_t position = ring->position, end = ring->end, told = position;
 	struct tm_error *err = NULL;
 	bool due = true;
 	struct mark mark;
@@ -259,6 +279,8 @@ static struct tm_error *take_run(struct pass *pass, struct ring *ring, uint64_t 
 		uint64_t behind = position + mark.size;
 
 		__builtin_prefetch(header_at(ring, position + AHEAD));
+		if (pass->sink->announce)
+			announce(pass, ring, behind, &told);
 		if (__builtin_expect(mark.kind != TM_RECORD_FILLER, 1)) {
 			if (!due && header_at(ring, position)->time >= bound)
 				break;

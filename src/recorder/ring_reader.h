@@ -42,6 +42,9 @@ void tm_ring_reader_destroy(struct tm_ring_reader *reader); /* NULL is fine */
 struct tm_record_sink {
 	void *context;
 	struct tm_error *(*record)(void *context, unsigned ring, const struct tm_record_header *record);
+	/* A hint: a record with this address as its block comes within the next ten or so. NULL: not wanted.
+	 */
+	void (*announce)(void *context, uint64_t block);
 };
 
 /*

@@ -664,9 +664,20 @@ uint64_t tm_python_doorbell(const struct tm_session *session)
 	return tm_recording_doorbell(session->python->recording);
 }
 
+/* From so many live blocks on the tables are larger than the caches, and a hint is worth its time. */
+#define ANNOUNCE_BLOCKS 200000u
+
+static void announce(void *context, uint64_t block)
+{
+	const struct tm_session *session = context;
+
+	tm_tracer_prefetch(session->tracer, TM_DOMAIN_PYTHON, block);
+}
+
 struct tm_error *tm_python_read(struct tm_session *session, bool still, size_t *count)
 {
-	const struct tm_record_sink sink = {session, take_record};
+	bool large = tm_tracer_totals(session->tracer, TM_DOMAIN_PYTHON).blocks > ANNOUNCE_BLOCKS;
+	const struct tm_record_sink sink = {session, take_record, large ? announce : NULL};
 
 	*count = 0;
 	return tm_python_records(session) ? tm_recording_read(session->python->recording, &sink, still, count)

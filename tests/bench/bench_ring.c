@@ -81,7 +81,7 @@ static void in_turns(unsigned which, uint64_t records)
 {
 	double write_ns = 0, read_ns = 0, begin; /* of this thread's time: others may run on the machine */
 	uint64_t written = 0, read = 0;
-	struct tm_record_sink sink = {&read, discard};
+	struct tm_record_sink sink = {&read, discard, NULL};
 	size_t count;
 
 	while (written < records) {
@@ -119,7 +119,7 @@ static void at_the_same_time(unsigned which, uint64_t records)
 {
 	struct job job = {.which = which, .records = records};
 	uint64_t read = 0;
-	struct tm_record_sink sink = {&read, discard};
+	struct tm_record_sink sink = {&read, discard, NULL};
 	size_t count;
 	pthread_t writer;
 	double begin = ns_of(CLOCK_MONOTONIC), ns;

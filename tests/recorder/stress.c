@@ -252,7 +252,7 @@ static struct tm_error *take(void *context, unsigned ring, const struct tm_recor
 static void *read_rings(void *argument)
 {
 	struct run *run = argument;
-	struct tm_record_sink sink = {run, take};
+	struct tm_record_sink sink = {run, take, NULL};
 	bool slow = run->stress->slow_reader, stop;
 	size_t count;
 
