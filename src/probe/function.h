@@ -45,6 +45,11 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 		       size_t size, const struct tm_exits *exits);
 
+/* Far jumps into [start, end) from other parts of the module, such as a function's own cold part. True also
+   where that cannot be told. */
+bool tm_code_is_jumped_into(const struct tm_arch *arch, const struct tm_module *module, uint64_t start,
+			    uint64_t end);
+
 static inline struct tm_function *tm_function_at(const struct tm_map *map, uint64_t address)
 {
 	const uint64_t *place = tm_map_get(map, address);

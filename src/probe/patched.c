@@ -29,9 +29,8 @@ static size_t kept_arguments(const struct tm_allocator *row, uint8_t kept[TM_CAL
 
 /* ---- patching ---- */
 
-/* Far jumps from other parts of the module, such as the function's own cold part. */
-static bool is_jumped_into(const struct tm_arch *arch, const struct tm_module *module, uint64_t start,
-			   uint64_t end)
+bool tm_code_is_jumped_into(const struct tm_arch *arch, const struct tm_module *module, uint64_t start,
+			    uint64_t end)
 {
 	size_t searched = 0;
 
@@ -65,7 +64,7 @@ static const char *why_not(const struct tm_probe *probe, const struct tm_functio
 	/* Nested calls are known by a walk over its frame. */
 	if (!tm_cfi_find(probe->config.cfi, function->address).row)
 		return "its module has no CFI";
-	if (is_jumped_into(arch, module, second, second + tm_jump_size(arch) - 1))
+	if (tm_code_is_jumped_into(arch, module, second, second + tm_jump_size(arch) - 1))
 		return "other code may jump into its first bytes";
 	return NULL;
 }

@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "probe/watchdog.h"
+#include "recorder/guard.h"
 #include "recorder/image.h"
 #include "target/procfs.h"
 
@@ -21,7 +22,8 @@
 #define LEAVE_TRIES	200u
 #define LEAVE_PAUSE_NS	1000000
 #define STOP_TIMEOUT_MS 3000u
-#define REGION_SIZE	(TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE)
+#define GUARD_OFFSET	(TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE)
+#define REGION_SIZE	(GUARD_OFFSET + TM_GUARD_SIZE)
 
 /* Whose records a ring has. The thread's own object may be gone before its last records are read. */
 struct writer {
@@ -209,6 +211,9 @@ static struct tm_error *map_region(struct tm_recording *recording)
 	if (!err)
 		err = call(recording, "mark pages", SYS_madvise, wipe, &result);
 	if (!err)
+		err = tm_target_write(recording->target, region + GUARD_OFFSET, TM_GUARD_MAGIC,
+				      sizeof(TM_GUARD_MAGIC));
+	if (!err)
 		err = tm_target_write(recording->target, region, recording->image.bytes,
 				      recording->image.size);
 	if (!err)
@@ -382,6 +387,11 @@ struct tm_error *tm_recording_install(struct tm_recording *recording, const stru
 uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry)
 {
 	return recording->region + recording->image.entries[entry];
+}
+
+uint64_t tm_recording_guard(const struct tm_recording *recording)
+{
+	return recording->region + GUARD_OFFSET;
 }
 
 static struct tm_error *set_enabled(struct tm_recording *recording, uint32_t enabled)

@@ -29,6 +29,10 @@ struct tm_error *tm_recording_install(struct tm_recording *recording,
 /* Run-time address of an entry; the installed recorder's. */
 uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry);
 
+/* Run-time address of the guard (recorder/guard.h), which stays what it was when the recorder is installed
+   again. */
+uint64_t tm_recording_guard(const struct tm_recording *recording);
+
 struct tm_error *tm_recording_enable(struct tm_recording *recording);
 
 /* Switches it off and takes the rings away, with all threads stopped. What they held must have been read. */

@@ -515,6 +515,8 @@ struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct 
 		return begin_resize(probe, thread, ((const struct tm_record_free *)record)->block);
 	case TM_RECORD_FAIL:
 		return leave_failed(probe, thread, NULL);
+	case TM_RECORD_TRACK:
+	case TM_RECORD_UNTRACK:
 	case TM_RECORD_CODE:
 	case TM_RECORD_FILLER:
 		break;

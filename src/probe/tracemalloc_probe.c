@@ -69,9 +69,8 @@ static struct tm_error *stop_pretending(struct tm_tracemalloc_probe *probe)
 
 /* The thread stands at the first instruction of a function: it goes on behind the call, as if the function
  * had returned `value`. */
-static struct tm_error *answer(struct tm_tracemalloc_probe *probe, struct tm_thread *thread, uint64_t value)
+static struct tm_error *give(struct tm_target *target, struct tm_thread *thread, uint64_t value)
 {
-	struct tm_target *target = probe->config.target;
 	const struct tm_arch *arch = target->arch;
 	uint64_t *regs = thread->regs.value, back;
 	struct tm_error *err = NULL;
@@ -86,6 +85,11 @@ static struct tm_error *answer(struct tm_tracemalloc_probe *probe, struct tm_thr
 	regs[arch->sp] += (uint64_t)arch->entry_cfa_offset;
 	regs[arch->result] = value;
 	return tm_target_store_regs(target, thread);
+}
+
+static struct tm_error *answer(struct tm_tracemalloc_probe *probe, struct tm_thread *thread, uint64_t value)
+{
+	return give(probe->config.target, thread, value);
 }
 
 /* The same with None or False. The thread has the interpreter's lock, so nobody else counts meanwhile. */
@@ -252,29 +256,36 @@ struct tm_error *tm_tracemalloc_probe_arm(struct tm_tracemalloc_probe *probe)
 
 /* ---- letting go ---- */
 
-static bool is_system_call(const struct tm_tracemalloc_probe *probe, uint64_t address)
+/* Threads that are taken away from the hook. */
+struct leaving {
+	struct tm_target *target;
+	const struct tm_breakpoints *breakpoints;
+	uint64_t hook;
+};
+
+static bool is_system_call(struct tm_target *target, uint64_t address)
 {
-	const struct tm_arch *arch = probe->config.target->arch;
+	const struct tm_arch *arch = target->arch;
 	uint8_t bytes[SYSCALL_SIZE];
 
-	return tm_target_read_some(probe->config.target, address, bytes, arch->syscall_insn_size) ==
+	return tm_target_read_some(target, address, bytes, arch->syscall_insn_size) ==
 		       arch->syscall_insn_size &&
 	       memcmp(bytes, arch->syscall_insn, arch->syscall_insn_size) == 0;
 }
 
 /* Takes one step; *done: the thread cannot be on its way to the hook. */
-static struct tm_error *step_on(struct tm_tracemalloc_probe *probe, struct tm_thread *thread, bool *done)
+static struct tm_error *step_on(const struct leaving *leaving, struct tm_thread *thread, bool *done)
 {
-	struct tm_target *target = probe->config.target;
+	struct tm_target *target = leaving->target;
 	const struct tm_arch *arch = target->arch;
 	uint64_t pc = thread->regs.value[arch->pc];
 	struct tm_error *err;
 
 	*done = true;
-	if (pc == probe->config.places.new_reference)
-		return answer(probe, thread, 0);
-	if (tm_breakpoint_find(probe->config.breakpoints, pc) || is_system_call(probe, pc) ||
-	    is_system_call(probe, pc - arch->syscall_insn_size))
+	if (pc == leaving->hook)
+		return give(target, thread, 0);
+	if (tm_breakpoint_find(leaving->breakpoints, pc) || is_system_call(target, pc) ||
+	    is_system_call(target, pc - arch->syscall_insn_size))
 		return NULL;
 	*done = false;
 	err = tm_target_step(target, thread);
@@ -282,31 +293,42 @@ static struct tm_error *step_on(struct tm_tracemalloc_probe *probe, struct tm_th
 	return err ? err : tm_target_fetch_regs(target, thread);
 }
 
-/* A thread may have seen the flag set, and not have called the hook yet: it is stepped until it has, or does
- * something else. */
-static struct tm_error *leave_hook(struct tm_tracemalloc_probe *probe, struct tm_thread *thread)
+static struct tm_error *leave_hook(const struct leaving *leaving, struct tm_thread *thread)
 {
-	struct tm_error *err = tm_target_fetch_regs(probe->config.target, thread);
+	struct tm_error *err = tm_target_fetch_regs(leaving->target, thread);
 	bool done = false;
 
 	for (unsigned i = 0; !err && !done && i < LEAVE_STEPS; i++)
-		err = step_on(probe, thread, &done);
+		err = step_on(leaving, thread, &done);
 	if (!err || err->code != TM_ERROR_NO_PROCESS)
 		return err;
 	tm_error_destroy(err);
 	return NULL;
 }
 
+struct tm_error *tm_tracemalloc_leave_hook(struct tm_target *target, const struct tm_breakpoints *breakpoints,
+					   uint64_t hook)
+{
+	const struct leaving leaving = {target, breakpoints, hook};
+	struct tm_error *err = NULL;
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));)
+		if (thread->state == TM_THREAD_STOPPED)
+			err = tm_error_first(err, leave_hook(&leaving, thread));
+	return err;
+}
+
 struct tm_error *tm_tracemalloc_probe_disarm(struct tm_tracemalloc_probe *probe)
 {
-	struct tm_thread *thread;
 	bool pretended = probe->pretends;
 	struct tm_error *err = stop_pretending(probe);
 
 	probe->finalizing = true;
-	for (size_t i = 0; pretended && (thread = tm_target_next_thread(probe->config.target, &i));)
-		if (thread->state == TM_THREAD_STOPPED)
-			err = tm_error_first(err, leave_hook(probe, thread));
+	if (pretended)
+		err = tm_error_first(err, tm_tracemalloc_leave_hook(probe->config.target,
+								    probe->config.breakpoints,
+								    probe->config.places.new_reference));
 	return err;
 }
 

@@ -53,4 +53,9 @@ struct tm_error *tm_tracemalloc_probe_disarm(struct tm_tracemalloc_probe *probe)
 /* Clears the flag in a forked child's memory. */
 void tm_tracemalloc_probe_scrub_child(struct tm_tracemalloc_probe *probe, pid_t child);
 
+/* The flag was cleared, with all threads stopped: one that has seen it set, and has not called the hook yet,
+ * is stepped until it has, and is then behind that call, or until it does something else. */
+struct tm_error *tm_tracemalloc_leave_hook(struct tm_target *target, const struct tm_breakpoints *breakpoints,
+					   uint64_t hook);
+
 #endif

@@ -678,6 +678,7 @@ static inline void put_fail(struct writer *writer)
 void tm_slot_enter(uint64_t block, uint64_t slot);
 uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64_t slot);
 void tm_slot_reference(uint64_t object);
+void tm_told(uint64_t kind, uint64_t domain, uint64_t address, uint64_t size); /* for guard.c */
 
 ENTRY void tm_slot_enter(uint64_t block, uint64_t slot)
 {
@@ -751,5 +752,34 @@ ENTRY void tm_slot_reference(uint64_t object)
 	find_stack(&writer, false, &stack);
 	if (!is_in_last_block(object, &stack))
 		put_block(&writer, TM_RECORD_OBJECT, object, 0, 0, &stack);
+	end(&writer);
+}
+
+static inline void put_untrack(struct writer *writer, uint64_t domain, uint64_t address)
+{
+	uint64_t position;
+	struct tm_record_free *record = (struct tm_record_free *)reserve(writer, sizeof(*record), &position);
+
+	if (!record)
+		return;
+	record->block = address;
+	record->domain = domain;
+	commit(&record->header, position, TM_RECORD_UNTRACK, 0, sizeof(*record));
+}
+
+/* TM_RECORD_TRACK or _UNTRACK. The thread need not hold the interpreter's lock. */
+void tm_told(uint64_t kind, uint64_t domain, uint64_t address, uint64_t size)
+{
+	struct writer writer;
+	struct stack stack;
+
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
+		return;
+	if (kind == TM_RECORD_TRACK) {
+		find_stack(&writer, true, &stack);
+		put_block(&writer, TM_RECORD_TRACK, address, size, domain, &stack);
+	} else {
+		put_untrack(&writer, domain, address);
+	}
 	end(&writer);
 }

@@ -117,6 +117,8 @@ static const struct kind {
 	[TM_RECORD_FAIL] = {sizeof(struct tm_record_header), false},
 	[TM_RECORD_OBJECT] = {sizeof(struct tm_record_block), true},
 	[TM_RECORD_CODE] = {sizeof(struct tm_record_code), false},
+	[TM_RECORD_TRACK] = {sizeof(struct tm_record_block), true},
+	[TM_RECORD_UNTRACK] = {sizeof(struct tm_record_free), false},
 };
 
 static inline const struct tm_record_header *header_at(const struct ring *ring, uint64_t position)

@@ -4,6 +4,7 @@
  *
  *	code     r-x  private: recorder.c, position independent            TM_RECORDER_CODE_SIZE bytes
  *	control  rw-  private, directly behind the code, wiped on fork     struct tm_control
+ *	guard    rw-  private, directly behind control                      struct tm_guard (guard.h)
  *	shared   rw-  a memory file that the tracer maps too, not inherited on fork:
  *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes
  *
@@ -46,6 +47,8 @@ enum tm_record_kind {
 	TM_RECORD_FAIL,		/* struct tm_record_header */
 	TM_RECORD_OBJECT,	/* struct tm_record_block: block is an object, size means nothing */
 	TM_RECORD_CODE, /* struct tm_record_code: a code object, before the first record that names it */
+	TM_RECORD_TRACK,   /* struct tm_record_block: somebody tells tracemalloc of memory; old: the domain */
+	TM_RECORD_UNTRACK, /* struct tm_record_free: and that it is gone */
 };
 
 /* Flags of a record. */
@@ -63,7 +66,7 @@ struct tm_record_header {
 struct tm_record_free {
 	struct tm_record_header header;
 	uint64_t block;
-	uint64_t unused;
+	uint64_t domain; /* UNTRACK */
 };
 
 /* Of a Python stack: the code object and where in it, most recent first. */
@@ -92,7 +95,7 @@ struct tm_record_piece {
 struct tm_record_block {
 	struct tm_record_header header;
 	uint64_t block, size;
-	uint64_t old; /* RESIZE_END */
+	uint64_t old; /* RESIZE_END; TRACK: the domain */
 	uint32_t frame_count, frame_total;
 	struct tm_record_frame frames[];
 };
@@ -207,6 +210,15 @@ enum tm_recorder_entry {
 	TM_ENTRY_SLOT_ENTER,	 /* (block, slot): before a free or a resize */
 	TM_ENTRY_SLOT_LEAVE,	 /* (block, size, old, slot) -> block: behind a call */
 	TM_ENTRY_SLOT_REFERENCE, /* (object): memory has become an object */
+	/* (the call's first three arguments, guard) -> struct tm_guard_answer (guard.h) */
+	TM_ENTRY_TRACK,
+	TM_ENTRY_UNTRACK,
+	TM_ENTRY_NEW_REFERENCE,
+	TM_ENTRY_START,
+	TM_ENTRY_STOP,
+	TM_ENTRY_IS_TRACING,
+	TM_ENTRY_FINALIZE,
+	TM_ENTRY_SWITCHED, /* (guard): behind a call of start or stop that went on */
 	TM_ENTRY_COUNT,
 };
 

@@ -9,6 +9,7 @@
 
 #include "debuginfo/symbol.h"
 #include "probe/slot_probe.h"
+#include "probe/tracemalloc_pads.h"
 #include "probe/tracemalloc_probe.h"
 #include "python/current_state.h"
 #include "python/frames.h"
@@ -31,11 +32,12 @@ struct tm_python {
 	struct site *sites;		/* SITES of them */
 	uint64_t generation;		/* rises when a code object is gone */
 	struct tm_interpreter interpreter;
-	bool found;		     /* interpreter is valid */
-	bool was_armed;		     /* in this image or one before */
-	uint64_t trigger;	     /* Py_RunMain's breakpoint; 0: none */
-	struct tm_slot_probe *slots; /* NULL: not armed */
-	struct tm_tracemalloc_probe *tracemalloc;
+	bool found;				      /* interpreter is valid */
+	bool was_armed;				      /* in this image or one before */
+	uint64_t trigger;			      /* Py_RunMain's breakpoint; 0: none */
+	struct tm_slot_probe *slots;		      /* NULL: not armed */
+	struct tm_tracemalloc_probe *tracemalloc;     /* where pads stop */
+	struct tm_tracemalloc_pads *tracemalloc_pads; /* where they record */
 	struct tm_python_stacks stacks;
 	struct tm_places places;
 	struct tm_named_frames named;
@@ -77,6 +79,8 @@ static struct tm_error *disarm_probes(struct tm_python *python, size_t *foreign)
 
 	if (python->tracemalloc)
 		err = tm_tracemalloc_probe_disarm(python->tracemalloc);
+	if (python->tracemalloc_pads)
+		err = tm_error_first(err, tm_tracemalloc_pads_disarm(python->tracemalloc_pads));
 	return python->slots ? tm_error_first(err, tm_slot_probe_disarm(python->slots, foreign)) : err;
 }
 
@@ -84,8 +88,10 @@ static void destroy_probes(struct tm_python *python)
 {
 	tm_slot_probe_destroy(python->slots);
 	tm_tracemalloc_probe_destroy(python->tracemalloc);
+	tm_tracemalloc_pads_destroy(python->tracemalloc_pads);
 	python->slots = NULL;
 	python->tracemalloc = NULL;
+	python->tracemalloc_pads = NULL;
 }
 
 /* What is known of one interpreter. */
@@ -228,7 +234,6 @@ static struct tm_error *install_recorder(struct tm_session *session)
 	return err;
 }
 
-/* The hook for new objects takes breakpoints, so the pads stop as well. */
 static bool wants_hook(const struct tm_session *session)
 {
 	return session->config->exact && tm_python_has_hook(&session->python->interpreter);
@@ -236,9 +241,6 @@ static bool wants_hook(const struct tm_session *session)
 
 static struct tm_error *check_recording(const struct tm_session *session)
 {
-	if (wants_hook(session))
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "--exact wants a stop at every new object up to CPython 3.12");
 	if (tm_session_python_nframe(session) > TM_RECORD_FRAMES_MAX)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "a record has room for %u frames, --nframe wants %u",
@@ -246,9 +248,86 @@ static struct tm_error *check_recording(const struct tm_session *session)
 	return NULL;
 }
 
+static struct tm_error *find_tracemalloc(struct tm_session *session, const struct tm_mappings *mappings,
+					 struct tm_python_tracemalloc *places)
+{
+	struct tm_python *python = session->python;
+
+	tm_python_tracemalloc_find(&python->interpreter, places);
+	return wants_hook(session) ? tm_python_tracemalloc_find_hook(&python->interpreter, &python->memory,
+								     mappings, places)
+				   : NULL;
+}
+
+/* Calls `change` while all threads stand still; when it has returned they go on, but the one at whose stop we
+ * are. At an attach they stand still anyway. */
+static struct tm_error *while_still(struct tm_session *session,
+				    struct tm_error *(*change)(struct tm_tracemalloc_pads *))
+{
+	bool run = session->standing != NULL;
+	struct tm_error *err = run ? tm_target_stop_all(session->target, STOP_TIMEOUT_MS) : NULL;
+
+	if (err)
+		return err;
+	err = change(session->python->tracemalloc_pads);
+	return run ? tm_error_first(err, tm_target_resume_all(session->target, session->standing)) : err;
+}
+
+/* On failure nothing is left of it. */
+static struct tm_error *patch_tracemalloc(struct tm_session *session, const struct tm_mappings *mappings)
+{
+	struct tm_python *python = session->python;
+	struct tm_tracemalloc_pads_config config = {
+		.target = session->target,
+		.pads = session->pads,
+		.patches = session->patches,
+		.breakpoints = session->breakpoints,
+		.module = python->interpreter.module,
+		.recording = python->recording,
+		.exact = wants_hook(session),
+		.sink = {session, tm_events_take, NULL, tm_session_warn},
+	};
+	struct tm_error *err = find_tracemalloc(session, mappings, &config.places);
+
+	if (!err)
+		err = tm_tracemalloc_pads_create(&config, &python->tracemalloc_pads);
+	if (!err)
+		err = while_still(session, tm_tracemalloc_pads_insert);
+	if (!err)
+		return NULL;
+	tm_error_destroy(tm_patches_remove_all(session->patches, &session->foreign));
+	tm_tracemalloc_pads_destroy(python->tracemalloc_pads);
+	python->tracemalloc_pads = NULL;
+	return err;
+}
+
+static void give_recorder_up(struct tm_python *python)
+{
+	tm_error_destroy(tm_recording_disable(python->recording));
+	tm_recording_destroy(python->recording);
+	python->recording = NULL;
+}
+
+/* Without the hook the trace is right but for what others tell tracemalloc of. */
+static struct tm_error *record_tracemalloc(struct tm_session *session, const struct tm_mappings *mappings)
+{
+	_cleanup_free_ char *text = NULL;
+	struct tm_error *err = patch_tracemalloc(session, mappings);
+
+	if (err && (wants_hook(session) || err->code != TM_ERROR_UNSUPPORTED)) {
+		give_recorder_up(session->python);
+		return err;
+	}
+	if (err &&
+	    asprintf(&text, "memory that others tell tracemalloc of is not counted: %s", err->message) >= 0)
+		tm_session_warn(session, text);
+	tm_error_destroy(err);
+	return NULL;
+}
+
 /* Pads record where a recorder can be, unless they are to stop: beside the native domain they do, whose own
  * calls stop as well, and whose frames are read there. */
-static struct tm_error *choose_pads(struct tm_session *session)
+static struct tm_error *choose_pads(struct tm_session *session, const struct tm_mappings *mappings)
 {
 	_cleanup_free_ char *text = NULL;
 	_cleanup_error_ struct tm_error *reason = NULL;
@@ -260,6 +339,8 @@ static struct tm_error *choose_pads(struct tm_session *session)
 	err = check_recording(session);
 	if (!err)
 		err = install_recorder(session);
+	if (!err)
+		err = record_tracemalloc(session, mappings);
 	if (!err)
 		return take_breakpoints_away(session);
 	if (session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
@@ -300,12 +381,8 @@ static struct tm_error *arm_tracemalloc(struct tm_session *session, const struct
 		.exact = wants_hook(session),
 		.sink = {session, tm_events_take, NULL, tm_session_warn},
 	};
-	struct tm_error *err = NULL;
+	struct tm_error *err = find_tracemalloc(session, mappings, &config.places);
 
-	tm_python_tracemalloc_find(&python->interpreter, &config.places);
-	if (config.exact)
-		err = tm_python_tracemalloc_find_hook(&python->interpreter, &python->memory, mappings,
-						      &config.places);
 	if (!err)
 		err = tm_tracemalloc_probe_create(&config, &python->tracemalloc);
 	return err ? err : tm_tracemalloc_probe_arm(python->tracemalloc);
@@ -319,12 +396,17 @@ static struct tm_error *arm(struct tm_session *session)
 
 	if (!err)
 		err = tm_interpreter_check(&python->interpreter, &python->memory, &mappings);
+	if (!err && !session->standing) /* in an image that was there before us */
+		err = tm_tracemalloc_recover(session->target, session->pads, session->breakpoints,
+					     session->modules);
 	if (!err)
-		err = choose_pads(session);
+		err = choose_pads(session, &mappings);
 	if (!err && !python->recording)
 		err = arm_tracemalloc(session, &mappings);
 	if (!err)
 		err = arm_slots(session);
+	if (!err && python->tracemalloc_pads)
+		err = while_still(session, tm_tracemalloc_pads_begin);
 	if (err) {
 		size_t foreign = 0;
 
@@ -656,6 +738,9 @@ static struct tm_error *take_record(void *context, unsigned ring, const struct t
 			       : tm_error_out_of_memory();
 	if (record->flags & TM_RECORD_LOOK)
 		err = look(python, (const struct tm_record_block *)record);
+	if (!err && python->tracemalloc_pads &&
+	    (record->kind == TM_RECORD_TRACK || record->kind == TM_RECORD_UNTRACK))
+		return tm_tracemalloc_pads_record(python->tracemalloc_pads, thread, pointer, record);
 	return err ? err : tm_slot_probe_record(python->slots, thread, pointer, record);
 }
 
@@ -745,6 +830,8 @@ void tm_python_scrub_child(struct tm_session *session, pid_t child)
 		return;
 	if (session->python->tracemalloc)
 		tm_tracemalloc_probe_scrub_child(session->python->tracemalloc, child);
+	if (session->python->tracemalloc_pads)
+		tm_tracemalloc_pads_scrub_child(session->python->tracemalloc_pads, child);
 	tm_slot_probe_scrub_child(session->python->slots, child);
 }
 

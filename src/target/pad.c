@@ -325,6 +325,22 @@ struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, u
 	return fill_slot(pads, region, *pad, code, size);
 }
 
+bool tm_pads_next(const struct tm_pads *pads, size_t *position, uint64_t *code, size_t *size)
+{
+	for (; *position < pads->regions.count * SLOT_COUNT; (*position)++) {
+		const struct region *region = pads->regions.items[*position / SLOT_COUNT];
+		unsigned index = (unsigned)(*position % SLOT_COUNT);
+
+		if (index < FIRST_SLOT || index >= region->next)
+			continue;
+		*code = code_of(region, index);
+		*size = region->slots[index].code_size;
+		(*position)++;
+		return true;
+	}
+	return false;
+}
+
 static const struct region *region_of(const struct tm_pads *pads, uint64_t address)
 {
 	for (size_t i = 0; i < pads->regions.count; i++)

@@ -40,6 +40,9 @@ struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread
 struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
 			       const uint8_t *code, size_t size, uint64_t *pad);
 
+/* All slots in use, one after the other: their code and its size. false: there is none more. */
+bool tm_pads_next(const struct tm_pads *pads, size_t *position, uint64_t *code, size_t *size);
+
 bool tm_pads_contain(const struct tm_pads *pads, uint64_t address);
 /* The original address of the slot that holds `address`, and the code's start; false if it lies in no slot in
  * use. */

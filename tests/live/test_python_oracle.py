@@ -1,8 +1,8 @@
 """The one-process experiment: tracemalloc and tmtrace watch the same calls, so every number must be equal.
 
 The target (fixtures/python_oracle.py) has tracemalloc on when tmtrace attaches: tmtrace's pads wrap its hooks. Current, peak, blocks,
-every file:line and, at nframe 10, every whole traceback are compared, on every interpreter that is found. Up to 3.12 the lines of recycled
-blocks need --exact, which pads that record do not have: there the sums are compared.
+every file:line and, at nframe 10, every whole traceback are compared, on every interpreter that is found, in both modes. --exact is what
+needs it for that up to 3.12.
 
 TM_PYTHON_MODE names the modes to try, of MODES, by commas; default: all.
 """
@@ -124,7 +124,7 @@ class Oracle(LiveTest):
         report = trace.finish_trace()
         return report, target.told()
 
-    def check(self, python, work, nframe, options, every_line=True):
+    def check(self, python, work, nframe, options):
         report, told = self.observe(python, work, nframe, options)
         ours, theirs = our_rows(report), their_rows(told)
         self.assertEqual(report.totals["lost"], 0)
@@ -132,10 +132,9 @@ class Oracle(LiveTest):
         wrong, lines = differences(ours, theirs, readable), len(ours.keys() | theirs.keys())
         print(f"    {os.path.realpath(python)} {work} nframe {nframe} {' '.join(options)}: {lines - len(wrong)} of {lines} equal, "
               f"{report.totals['allocations']} allocations", flush=True)
-        if every_line:
-            self.assertEqual(wrong[:10], [])
-            self.assertGreater(lines, 2)
-        if every_line and told["rows"][0][2] is not None:  # from 3.9
+        self.assertEqual(wrong[:10], [])
+        self.assertGreater(lines, 2)
+        if told["rows"][0][2] is not None:  # from 3.9
             self.assertEqual(differences(our_depths(report), their_depths(told))[:10], [])
 
     def check_sums(self, report, told, theirs):
@@ -147,14 +146,12 @@ class Oracle(LiveTest):
             self.assertEqual([sum(domain[key] for domain in domains) for key in ("current", "blocks")], [told["current"], blocks])
 
     def check_python(self, python, minor, mode):
-        every_line = minor >= 13 or mode == "stop"
-        options = MODES[mode] + (["--exact"] if every_line else [])
         for work in self.WORKS:
             for nframe in (1, 10):
-                if (mode, work) == ("record", "track") or work == "interpreters" and minor < 12:
-                    continue  # not heard there yet; before 3.12 tracemalloc itself hangs with interpreters
+                if work == "interpreters" and minor < 12:
+                    continue  # tracemalloc itself hangs with them
                 with self.subTest(mode=mode, python=python, work=work, nframe=nframe):
-                    self.check(python, work, nframe, options, every_line)
+                    self.check(python, work, nframe, MODES[mode] + ["--exact"])
                 self.doCleanups()  # a target that failed spins on
 
     def check_version(self, minor):
