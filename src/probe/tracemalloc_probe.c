@@ -254,6 +254,47 @@ struct tm_error *tm_tracemalloc_probe_arm(struct tm_tracemalloc_probe *probe)
 	return err ? err : pretend(probe); /* last: nobody may act on the flag by then */
 }
 
+/* ---- an interpreter that ends ---- */
+
+#define STACK_SEARCH_MAX (1u << 20)
+#define SEARCH_CHUNK	 4096u
+
+static bool stack_leads_into(struct tm_target *target, const struct tm_thread *thread, uint64_t start,
+			     uint64_t end)
+{
+	uint64_t words[SEARCH_CHUNK / sizeof(uint64_t)],
+		sp = thread->regs.value[target->arch->sp] & ~UINT64_C(7);
+	size_t got = SEARCH_CHUNK;
+
+	if (thread->regs.value[target->arch->pc] - start < end - start)
+		return true;
+	for (uint64_t at = 0; at < STACK_SEARCH_MAX && got == SEARCH_CHUNK; at += got) {
+		got = tm_target_read_some(target, sp + at, words, SEARCH_CHUNK);
+		for (size_t i = 0; i < got / sizeof(uint64_t); i++)
+			if (words[i] - start - 1 < end - start - 1)
+				return true;
+	}
+	return false;
+}
+
+struct tm_error *tm_tracemalloc_check_not_ending(struct tm_target *target, uint64_t start, uint64_t end)
+{
+	struct tm_error *err = NULL;
+	struct tm_thread *thread;
+
+	for (size_t i = 0; !err && (thread = tm_target_next_thread(target, &i));) {
+		if (thread->state != TM_THREAD_STOPPED)
+			continue;
+		err = tm_target_fetch_regs(target, thread);
+		if (!err && stack_leads_into(target, thread, start, end))
+			return tm_error_create(TM_ERROR_UNSUPPORTED,
+					       "--exact cannot be had: the interpreter of process %d is at "
+					       "its end (thread %d is in Py_FinalizeEx); trace it without",
+					       target->pid, thread->tid);
+	}
+	return err;
+}
+
 /* ---- letting go ---- */
 
 /* Threads that are taken away from the hook. */

@@ -53,6 +53,11 @@ struct tm_error *tm_tracemalloc_probe_disarm(struct tm_tracemalloc_probe *probe)
 /* Clears the flag in a forked child's memory. */
 void tm_tracemalloc_probe_scrub_child(struct tm_tracemalloc_probe *probe, pid_t child);
 
+/* TM_ERROR_UNSUPPORTED if a thread is within a call of the code in [start, end), which is Py_FinalizeEx's:
+ * with a flag that is set now it would end in tracemalloc's stop. All threads are stopped. A word of a stack
+ * that only looks like a return address counts as one. */
+struct tm_error *tm_tracemalloc_check_not_ending(struct tm_target *target, uint64_t start, uint64_t end);
+
 /* The flag was cleared, with all threads stopped: one that has seen it set, and has not called the hook yet,
  * is stepped until it has, and is then behind that call, or until it does something else. */
 struct tm_error *tm_tracemalloc_leave_hook(struct tm_target *target, const struct tm_breakpoints *breakpoints,

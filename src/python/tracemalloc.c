@@ -384,6 +384,16 @@ void tm_python_tracemalloc_find(const struct tm_interpreter *interpreter, struct
 	found->untrack = exported(&search, "PyTraceMalloc_Untrack");
 }
 
+void tm_python_finalize_range(const struct tm_interpreter *interpreter, uint64_t *start, uint64_t *end)
+{
+	const struct tm_module *module = interpreter->module;
+	struct tm_symbol symbol;
+	bool found = tm_module_find_dynamic_symbol(module, "Py_FinalizeEx", &symbol);
+
+	*start = found ? module->bias + symbol.vaddr : 0;
+	*end = found ? *start + symbol.size : 0;
+}
+
 struct tm_error *tm_python_tracemalloc_find_hook(const struct tm_interpreter *interpreter,
 						 const struct tm_memory *memory,
 						 const struct tm_mappings *mappings,

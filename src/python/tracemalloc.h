@@ -28,6 +28,10 @@ struct tm_python_tracemalloc {
 void tm_python_tracemalloc_find(const struct tm_interpreter *interpreter,
 				struct tm_python_tracemalloc *found);
 
+/* Where the code of Py_FinalizeEx lies, as far as its symbol tells; both 0: it has none. A call of it that is
+   going on will act on the flag. */
+void tm_python_finalize_range(const struct tm_interpreter *interpreter, uint64_t *start, uint64_t *end);
+
 /* Does this interpreter have the hook (and no reference tracer)? */
 static inline bool tm_python_has_hook(const struct tm_interpreter *interpreter)
 {

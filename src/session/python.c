@@ -248,6 +248,17 @@ static struct tm_error *check_recording(const struct tm_session *session)
 	return NULL;
 }
 
+/* An interpreter that has begun to end before the trace did, and perhaps waits for its threads. */
+static struct tm_error *check_not_ending(const struct tm_session *session)
+{
+	uint64_t start, end;
+
+	if (!wants_hook(session))
+		return NULL;
+	tm_python_finalize_range(&session->python->interpreter, &start, &end);
+	return tm_tracemalloc_check_not_ending(session->target, start, end);
+}
+
 static struct tm_error *find_tracemalloc(struct tm_session *session, const struct tm_mappings *mappings,
 					 struct tm_python_tracemalloc *places)
 {
@@ -399,6 +410,8 @@ static struct tm_error *arm(struct tm_session *session)
 	if (!err && !session->standing) /* in an image that was there before us */
 		err = tm_tracemalloc_recover(session->target, session->pads, session->breakpoints,
 					     session->modules);
+	if (!err)
+		err = check_not_ending(session);
 	if (!err)
 		err = choose_pads(session, &mappings);
 	if (!err && !python->recording)

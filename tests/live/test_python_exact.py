@@ -1,17 +1,19 @@
 """--exact, and the life of an interpreter under it: the target must never act on a flag that tmtrace has set.
 
 Up to 3.12 tmtrace sets the flag of the target's own tracemalloc, whose tables were never made: a stop() that acted on it, or an
-interpreter that tidied up at its end, would crash.
+interpreter that tidied up at its end, would crash. Where pads record, the guard against that is in the target, and outlives tmtrace
+(test_python_guard.py).
 """
 
 import os
 
 from support import LiveTest, attach, launch, main, run_tmtrace
-from support.process import Process
+from support.process import Process, wait_until
 from test_python import BUSY, ENVIRONMENT, STEPS, interpreters, writable_data, holder_of, pads_of
 from support.memory import code_of
 
 EXACT = ("--domain", "python", "--exact")
+RECORD, STOP = ("--probe", "pad"), ("--probe", "breakpoint")
 
 # Lists have a free list of 80: those of second() are made of blocks that were lists of first().
 RECYCLED = """
@@ -35,6 +37,8 @@ def versions(highest=13):
 
 
 class Target(LiveTest):
+    MODE = RECORD
+
     def on_each(self, check, highest=13):
         for python in versions(highest):
             with self.subTest(python=python):
@@ -57,7 +61,8 @@ class Lines(Target):
         return sum(row["count"] for row in report.load()["statistics"] if row["traceback"] and row["traceback"][0]["lineno"] == 6)
 
     def test_a_recycled_block_goes_to_its_new_line(self):
-        self.on_each(lambda python: self.assertGreaterEqual(self.held(python, EXACT), 120))
+        for mode in (RECORD, STOP):
+            self.on_each(lambda python: self.assertGreaterEqual(self.held(python, (*EXACT, *mode)), 120))
 
     def test_without_exact_it_stays_up_to_3_12(self):
         self.on_each(lambda python: self.assertLess(self.held(python, EXACT[:2]), 80), 12)
@@ -85,7 +90,7 @@ class Steps(Target):
                 target = self.start(python, environment)
                 self.steps(target, before)
                 for _ in range(2):
-                    trace = attach(self, target.pid, *EXACT)
+                    trace = attach(self, target.pid, *EXACT, *self.MODE)
                     self.steps(target, meanwhile)
                     report = trace.finish_trace()
                     self.assertGreater(report.totals["allocations"], 300)
@@ -132,13 +137,17 @@ class Steps(Target):
         self.check([], [told % -2, "tracemalloc.start()", told % 0, forget % 0, "tracemalloc.stop()", forget % -2], [told % -2, forget % -2])
 
 
+class StepsThatStop(Steps):
+    MODE = STOP
+
+
 class Ends(Target):
     """Exits, forks, other programs."""
 
-    def run_under_trace(self, python, script, status, options=EXACT):
+    def run_under_trace(self, python, script, status):
         target = Process(self, [python, "-c", "import sys\nprint('ready', flush=True)\nsys.stdin.readline()\n" + script], env=ENVIRONMENT)
         target.expect_ready()
-        trace = attach(self, target.pid, *options)
+        trace = attach(self, target.pid, *EXACT, *self.MODE)
         target.send()
         self.assertEqual(target.wait(), status)
         return trace.finish_trace(None)
@@ -199,8 +208,32 @@ class Ends(Target):
             for options in ((), ("-X", "tracemalloc=2")):
                 with self.subTest(python=python, options=options):
                     code = script.replace("not ", "") if options else script
-                    trace = launch(self, python, *options, "-c", code, options=EXACT, env=ENVIRONMENT)
+                    trace = launch(self, python, *options, "-c", code, options=(*EXACT, *self.MODE), env=ENVIRONMENT)
                     self.assertGreater(trace.finish_trace(None, status=9).totals["allocations"], 900)
+
+    def test_an_interpreter_that_ends_already(self):
+        """Its main thread waits for another, within Py_FinalizeEx."""
+        script = ("import sys, threading\ndef wait():\n print('ready', flush=True)\n sys.stdin.readline()\n"
+                  "threading.Thread(target=wait).start()")
+        for python in versions(12):
+            with self.subTest(python=python):
+                target = Process(self, [python, "-c", script], env=ENVIRONMENT).expect_ready()
+                wait_until(lambda: is_in_futex(target.pid), "the main thread's waiting")
+                done = run_tmtrace("--attach", target.pid, *EXACT, *self.MODE, "-o", os.path.join(self.directory(), "x.tmt"))
+                self.assertEqual(done.returncode, 2)
+                self.assertIn("is in Py_FinalizeEx", done.stderr)
+                attach(self, target.pid, *EXACT[:2], *self.MODE).finish_trace()
+                target.send()
+                self.assertEqual(target.wait(), 0)
+
+
+class EndsThatStop(Ends):
+    MODE = STOP
+
+
+def is_in_futex(pid):
+    with open(f"/proc/{pid}/syscall") as file:
+        return file.read().startswith("202 ")  # asm/unistd_64.h
 
 
 def words(pid, path, addresses):
@@ -234,7 +267,7 @@ class Cycles(Target):
         before = writable_data(target.pid, holder)
         path = os.path.join(self.directory(), "cycle.tmt")
         for _ in range(cycles):
-            trace = attach(self, target.pid, "--force", *EXACT, path=path)
+            trace = attach(self, target.pid, "--force", *EXACT, *self.MODE, path=path)
             slots = slot_addresses(target.pid, holder)
             self.assertGreaterEqual(len(slots), 12)
             target.send()
@@ -257,6 +290,10 @@ class Cycles(Target):
         for python in versions():
             with self.subTest(python=python):
                 self.check(python, 4, 6)
+
+
+class CyclesThatStop(Cycles):
+    MODE = STOP
 
 
 class Interpreters(Target):
@@ -302,7 +339,7 @@ print("fine", flush=True)
 
 
 class Told(Target):
-    """PyTraceMalloc_Track and _Untrack, by which numpy and others tell of their memory: heard where events stop the thread."""
+    """PyTraceMalloc_Track and _Untrack, by which numpy and others tell of their memory."""
 
     SCRIPT = """
 import ctypes, sys
@@ -324,7 +361,7 @@ sys.stdin.readline()
 
     def observe(self, python, options, count=0):
         target = Process(self, [python, "-c", self.SCRIPT.replace("COUNT", str(count))], env=ENVIRONMENT).expect_ready()
-        trace = attach(self, target.pid, "--domain", "python", "--probe", "breakpoint", *options)
+        trace = attach(self, target.pid, "--domain", "python", *options)
         target.send()
         self.assertEqual(target.line(), "done")
         report = trace.finish_trace()
@@ -333,7 +370,7 @@ sys.stdin.readline()
 
     def test_domains(self):
         for python in versions():
-            for options in ((), ("--exact",)):
+            for options in (RECORD, STOP, (*RECORD, "--exact"), (*STOP, "--exact")):
                 with self.subTest(python=python, options=options):
                     report = self.observe(python, options)
                     rows = report.query("SELECT domain, lineno, size, count FROM statistic JOIN owner USING (traceback) JOIN frame"
@@ -357,7 +394,7 @@ sys.stdin.readline()
             if os.spawnl(os.P_WAIT, python, python, "-c", "import importlib.util as u, sys; sys.exit(not u.find_spec('numpy'))"):
                 continue
             target = Process(self, [python, "-c", script], env=ENVIRONMENT).expect_ready()
-            trace = attach(self, target.pid, "--domain", "python", "--probe", "breakpoint")
+            trace = attach(self, target.pid, "--domain", "python")
             target.send()
             self.assertEqual(target.line(), "done")
             report = trace.finish_trace()
@@ -371,7 +408,7 @@ class Refused(LiveTest):
     def test_native(self):
         done = run_tmtrace("--domain", "native", "--exact", "/bin/true")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("--domain python", done.stderr)
+        self.assertIn("no CPython interpreter", done.stderr)
 
 
 if __name__ == "__main__":

@@ -124,16 +124,42 @@ class Oracle(LiveTest):
         report = trace.finish_trace()
         return report, target.told()
 
+    ATTEMPTS = 6
+
+    def check_racing(self, python, work, nframe, options):
+        """A raw free frees first, and takes tracemalloc's trace away later, without the lock: another thread that is given the address
+        meanwhile loses its trace. So its tracemalloc may miss blocks; then it is asked again."""
+        for attempt in range(self.ATTEMPTS):
+            report, told = self.observe(python, work, nframe, options)
+            ours, theirs = our_rows(report), their_rows(told)
+            self.assertEqual(report.totals["lost"], 0)
+            for key in ours.keys() | theirs.keys():
+                (our_size, our_count), (size, count) = ours.get(key, (0, 0)), theirs.get(key, (0, 0))
+                self.assertTrue(our_size >= size and our_count >= count, differences(ours, theirs, readable)[:10])
+            self.assertGreaterEqual(report.totals["peak"], told["peak"])
+            lost = report.totals["blocks"] - sum(count for _, count in theirs.values())
+            print(f"    {os.path.realpath(python)} {work} nframe {nframe} {' '.join(options)}: attempt {attempt + 1}, "
+                  f"{report.totals['blocks']} blocks, of which tracemalloc lost {lost}", flush=True)
+            if ours == theirs:
+                self.compare(report, told, ours, theirs)
+                return
+            self.doCleanups()
+        self.fail(f"{self.ATTEMPTS} times another number of blocks than tracemalloc's")
+
     def check(self, python, work, nframe, options):
         report, told = self.observe(python, work, nframe, options)
         ours, theirs = our_rows(report), their_rows(told)
         self.assertEqual(report.totals["lost"], 0)
-        self.check_sums(report, told, theirs)
         wrong, lines = differences(ours, theirs, readable), len(ours.keys() | theirs.keys())
         print(f"    {os.path.realpath(python)} {work} nframe {nframe} {' '.join(options)}: {lines - len(wrong)} of {lines} equal, "
               f"{report.totals['allocations']} allocations", flush=True)
+        self.compare(report, told, ours, theirs)
+
+    def compare(self, report, told, ours, theirs):
+        wrong = differences(ours, theirs, readable)
+        self.check_sums(report, told, theirs)
         self.assertEqual(wrong[:10], [])
-        self.assertGreater(lines, 2)
+        self.assertGreater(len(ours), 2)
         if told["rows"][0][2] is not None:  # from 3.9
             self.assertEqual(differences(our_depths(report), their_depths(told))[:10], [])
 
@@ -151,7 +177,8 @@ class Oracle(LiveTest):
                 if work == "interpreters" and minor < 12:
                     continue  # tracemalloc itself hangs with them
                 with self.subTest(mode=mode, python=python, work=work, nframe=nframe):
-                    self.check(python, work, nframe, MODES[mode] + ["--exact"])
+                    check = self.check_racing if work == "threads" else self.check
+                    check(python, work, nframe, MODES[mode] + ["--exact"])
                 self.doCleanups()  # a target that failed spins on
 
     def check_version(self, minor):
