@@ -43,7 +43,7 @@ enum tm_session_probe {
 struct tm_session_config {
 	enum tm_session_domain domain;
 	enum tm_session_probe probe;
-	bool exact;	  /* python: recycled blocks go to their new line also where that takes breakpoints */
+	bool exact;	  /* python: recycled blocks go to their new line also up to 3.12 */
 	pid_t attach_pid; /* 0: start `argv` */
 	char *const *argv;    /* NULL-terminated */
 	const char *output;   /* NULL: tmtrace.COMM.PID.tmt in the current folder */

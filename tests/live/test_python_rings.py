@@ -142,12 +142,16 @@ class Sees(LiveTest):
                 held = [s for s in report.load()["statistics"] if s["size"] > 100003]
                 self.assertEqual([(s["traceback"][0]["function"], s["traceback"][0]["lineno"]) for s in held], [("make", 2)])
 
-    def test_no_byte_of_code_is_changed(self):
+    def test_no_breakpoint_stands_anywhere(self):
+        """Two functions begin with jumps: PyTraceMalloc_Track and _Untrack."""
         target = busy(self)
         before = code_of(target.pid)
         trace = attach(self, target.pid, *RECORD)
         run_for(target.pid, 0.1)
-        self.assert_code_unchanged(target.pid, before)
+        now = code_of(target.pid)
+        changed = [(was, is_) for key in before if before[key] != now[key] for was, is_ in zip(before[key], now[key]) if was != is_]
+        self.assertTrue(2 <= len(changed) <= 10, changed)
+        self.assertNotIn(0xCC, [is_ for _, is_ in changed])
         trace.finish_trace()
         self.assert_code_unchanged(target.pid, before)
 
