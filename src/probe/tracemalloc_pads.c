@@ -13,6 +13,7 @@
 struct tm_tracemalloc_pads {
 	struct tm_tracemalloc_pads_config config;
 	bool begun;
+	bool pretended; /* when it was disarmed */
 };
 
 struct tm_error *tm_tracemalloc_pads_create(const struct tm_tracemalloc_pads_config *config,
@@ -147,7 +148,7 @@ static struct tm_error *write_guard(struct tm_tracemalloc_pads *probe, struct tm
 
 	if (err)
 		return err;
-	guard->armed = guard->pretends = guard->finalizing = 0;
+	guard->armed = guard->pretends = guard->finalizing = guard->abandoned = 0;
 	guard->counts_constants = places->counts_constants;
 	guard->tracing = probe->config.exact ? places->tracing : 0;
 	guard->new_reference = places->new_reference;
@@ -216,16 +217,21 @@ static struct tm_error *stop_pretending(struct tm_target *target, uint64_t guard
 struct tm_error *tm_tracemalloc_pads_disarm(struct tm_tracemalloc_pads *probe)
 {
 	const struct tm_tracemalloc_pads_config *config = &probe->config;
-	bool pretended = false;
 	struct tm_error *err;
 
 	if (!probe->begun)
 		return NULL;
-	err = stop_pretending(config->target, tm_recording_guard(config->recording), &pretended);
+	err = stop_pretending(config->target, tm_recording_guard(config->recording), &probe->pretended);
 	probe->begun = false;
-	return pretended ? tm_error_first(err, tm_tracemalloc_leave_hook(config->target, config->breakpoints,
-									 config->places.new_reference))
-			 : err;
+	return probe->pretended
+		       ? tm_error_first(err, tm_tracemalloc_leave_hook(config->target, config->breakpoints,
+								       config->places.new_reference))
+		       : err;
+}
+
+struct tm_error *tm_tracemalloc_pads_abandon(struct tm_tracemalloc_pads *probe)
+{
+	return probe->pretended ? put(probe->config.target, GUARD(probe, abandoned), 1) : NULL;
 }
 
 void tm_tracemalloc_pads_scrub_child(struct tm_tracemalloc_pads *probe, pid_t child)
@@ -327,6 +333,8 @@ static struct tm_error *clear_flag(const struct recovery *recovery, uint64_t add
 	if (err || memcmp(guard.magic, TM_GUARD_MAGIC, sizeof(guard.magic)) != 0)
 		return err;
 	err = stop_pretending(recovery->target, address, &pretended);
+	if (!err && pretended)
+		err = put(recovery->target, address + offsetof(struct tm_guard, abandoned), 1);
 	if (!err && pretended)
 		err = tm_tracemalloc_leave_hook(recovery->target, recovery->breakpoints, guard.new_reference);
 	return err;

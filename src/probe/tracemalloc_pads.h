@@ -52,6 +52,9 @@ struct tm_error *tm_tracemalloc_pads_record(struct tm_tracemalloc_pads *probe, c
 /* With all threads stopped: clears the flag if it is ours, and takes threads away from where they would act
  * on it. The code is left to tm_patches_remove_all. */
 struct tm_error *tm_tracemalloc_pads_disarm(struct tm_tracemalloc_pads *probe);
+/* When no thread will run any more before the code is as it was: whoever is still in a pad then does not go
+ * by the flag of a later trace. */
+struct tm_error *tm_tracemalloc_pads_abandon(struct tm_tracemalloc_pads *probe);
 /* Clears the flag in a forked child's memory. */
 void tm_tracemalloc_pads_scrub_child(struct tm_tracemalloc_pads *probe, pid_t child);
 

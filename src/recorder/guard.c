@@ -55,6 +55,13 @@ static bool pretends(const struct tm_guard *guard)
 	return __atomic_load_n(&guard->pretends, __ATOMIC_ACQUIRE) != 0;
 }
 
+/* Is the flag nothing that the function may go by? A thread that has come here for the sake of a trace that
+   is over may see the flag of the next one. */
+static bool is_no_flag(const struct tm_guard *guard)
+{
+	return pretends(guard) || __atomic_load_n(&guard->abandoned, __ATOMIC_ACQUIRE) != 0;
+}
+
 static bool is_recording(void)
 {
 	return __atomic_load_n(&tm_recorder_control.enabled, __ATOMIC_ACQUIRE) != 0;
@@ -88,7 +95,7 @@ static struct tm_guard_answer constant(const struct tm_guard *guard, uint64_t ob
 /* What a tracemalloc that is off answers; the thread need not hold the lock. */
 static struct tm_guard_answer refuse_while_off(const struct tm_guard *guard)
 {
-	return guard->tracing && (!is_set(guard) || pretends(guard)) ? answer(NOT_TRACING) : go_on;
+	return guard->tracing && (!is_set(guard) || is_no_flag(guard)) ? answer(NOT_TRACING) : go_on;
 }
 
 ENTRY struct tm_guard_answer tm_guard_track(uint64_t domain, uint64_t address, uint64_t size,
@@ -115,7 +122,7 @@ ENTRY struct tm_guard_answer tm_guard_new_reference(uint64_t object, uint64_t se
 {
 	(void)second, (void)third;
 	tm_slot_reference(object);
-	if (is_set(guard) && !pretends(guard))
+	if (is_set(guard) && !is_no_flag(guard))
 		return go_on; /* tracemalloc is on */
 	if (!is_recording())
 		stop_pretending(guard);
@@ -137,7 +144,7 @@ ENTRY struct tm_guard_answer tm_guard_stop(uint64_t first, uint64_t second, uint
 					   struct tm_guard *guard)
 {
 	(void)first, (void)second, (void)third;
-	if (pretends(guard))
+	if (is_no_flag(guard))
 		return constant(guard, guard->none);
 	guard->switching++;
 	return go_on;
@@ -155,7 +162,7 @@ ENTRY struct tm_guard_answer tm_guard_is_tracing(uint64_t first, uint64_t second
 						 struct tm_guard *guard)
 {
 	(void)first, (void)second, (void)third;
-	return pretends(guard) ? constant(guard, guard->false_) : go_on;
+	return is_no_flag(guard) ? constant(guard, guard->false_) : go_on;
 }
 
 ENTRY struct tm_guard_answer tm_guard_finalize(uint64_t first, uint64_t second, uint64_t third,

@@ -26,10 +26,10 @@ struct tm_guard {
 	uint32_t finalizing;	   /* the interpreter ends: the flag is never set again */
 	uint32_t switching;	   /* calls of the target's start and stop that are going on */
 	uint32_t counts_constants; /* None and False have reference counts (up to 3.11) */
-	uint32_t unused;
-	uint64_t tracing;	/* address of the int; 0: the flag is let be */
-	uint64_t new_reference; /* of the hook */
-	uint64_t none, false_;	/* of the objects */
+	uint32_t abandoned;	   /* a trace that pretended is over; another may have a guard of its own */
+	uint64_t tracing;	   /* address of the int; 0: the flag is let be */
+	uint64_t new_reference;	   /* of the hook */
+	uint64_t none, false_;	   /* of the objects */
 };
 
 /* What an entry tells its pad, in rax and rdx (psABI 3.2.3). */

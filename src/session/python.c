@@ -861,5 +861,7 @@ struct tm_error *tm_python_disarm(struct tm_session *session)
 		err = tm_error_first(err, tm_recording_disable(session->python->recording));
 		count_lost(session);
 	}
+	if (session->python->tracemalloc_pads)
+		err = tm_error_first(err, tm_tracemalloc_pads_abandon(session->python->tracemalloc_pads));
 	return tm_error_first(err, tm_python_read(session, true, &count));
 }

@@ -146,6 +146,18 @@ Test(guard, a_late_caller_of_the_hook_never_gets_there)
 	expect_given(CALL(new_reference, &scene.guard), 0);
 }
 
+/* It has come for a trace that is over, and the next one, with a guard of its own, has set the flag again. */
+Test(guard, nobody_goes_by_the_flag_of_the_next_trace)
+{
+	scene.guard.pretends = scene.guard.armed = 0;
+	scene.guard.abandoned = 1;
+	expect_given(CALL(new_reference, &scene.guard), 0);
+	expect_given(CALL(stop, &scene.guard), scene.guard.none);
+	expect_given(CALL(is_tracing, &scene.guard), scene.guard.false_);
+	expect_given(CALL(track, &scene.guard), NOT_TRACING);
+	cr_expect_eq(scene.flag, 1);
+}
+
 Test(guard, asked_it_is_off)
 {
 	expect_given(CALL(is_tracing, &scene.guard), scene.guard.false_);
