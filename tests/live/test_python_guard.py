@@ -9,12 +9,13 @@ import signal
 
 from support import LiveTest, attach, code_of, main
 from support.process import Process
+import test_python_exact
 from test_python import ENVIRONMENT, STEPS
-from test_python_exact import EXACT, RECORD, RECYCLED, STOP, Steps, versions
+from test_python_exact import EXACT, RECORD, RECYCLED, STOP, versions
 
 INT3 = 0xCC
 PATCHED, JUMP_SIZE = 7, 5
-OFF, ON = Steps.OFF, Steps.ON
+OFF, ON = test_python_exact.Steps.OFF, test_python_exact.Steps.ON
 # More records than a ring has room for: the recorder finds out that nobody reads them.
 MANY = "for i in range(40): [[j] for j in range(2000)]"
 # In CPython's own words; from 3.12 on it is not exported.
