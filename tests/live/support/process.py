@@ -98,7 +98,8 @@ class Process:
 
     def kill(self):
         try:
-            os.killpg(self.pid, signal.SIGKILL)
+            if self.popen.poll() is None or not os.path.exists(f"/proc/{self.pid}"):  # else the number is another process's by now
+                os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self.popen.wait()
