@@ -201,10 +201,16 @@ def slots_of(pid, path, pads):
 
 
 def pads_of(pid):
-    with open(f"/proc/{pid}/maps") as maps:
+    """The pages of slot pads. Other pads may stand at low addresses, which any number in the data may look like."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for fields in map(str.split, maps):
-            if "x" in fields[1] and fields[4] == "0" and len(fields) == 5:
-                yield tuple(int(number, 16) for number in fields[0].split("-"))
+            if "x" not in fields[1] or fields[4] != "0" or len(fields) != 5:
+                continue
+            start, end = (int(number, 16) for number in fields[0].split("-"))
+            for page in range(start, end, mmap.PAGESIZE):
+                memory.seek(page)
+                if memory.read(13) == b"tmtrace slots":
+                    yield page, page + mmap.PAGESIZE
 
 
 class Busy(LiveTest):
