@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "probe/watchdog.h"
 #include "recorder/guard.h"
@@ -296,30 +297,22 @@ static struct tm_error *unmap_theirs(struct tm_recording *recording)
 
 /* ---- in place ---- */
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static uint64_t time_stamp(void)
 {
 #ifdef __x86_64__
 	return __builtin_ia32_rdtsc();
 #else
-	return monotonic_ns();
+	return tm_monotonic_ns();
 #endif
 }
 
 /* Ticks of the time stamp counter in a millisecond: measured for long enough to be right within a percent. */
 static uint64_t ticks_per_ms(void)
 {
-	uint64_t ns = monotonic_ns(), ticks = time_stamp(), passed;
+	uint64_t ns = tm_monotonic_ns(), ticks = time_stamp(), passed;
 
 	do
-		passed = monotonic_ns() - ns;
+		passed = tm_monotonic_ns() - ns;
 	while (passed < 100000);
 	return (time_stamp() - ticks) * 1000000 / passed;
 }

@@ -17,7 +17,8 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 #define MARGIN	  (UINT64_C(1) << 17)  /* ticks */
 #define PUBLISH	  (UINT64_C(64) << 10) /* so much is read before the writer is told: it is its line too */
@@ -67,14 +68,6 @@ struct pass {
 	struct candidate heap[TM_RINGS]; /* the earliest first */
 };
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 /* The time stamp counter; later loads are not made before it is read. */
 static uint64_t ticks(void)
 {
@@ -84,7 +77,7 @@ static uint64_t ticks(void)
 	__builtin_ia32_lfence();
 	return now;
 #else
-	return monotonic_ns(); /* no recorder, no records */
+	return tm_monotonic_ns(); /* no recorder, no records */
 #endif
 }
 
@@ -419,7 +412,7 @@ static bool pass_over(struct tm_ring_reader *reader, struct ring *ring)
 static bool is_late(struct pass *pass, struct ring *ring)
 {
 	if (!pass->now)
-		pass->now = monotonic_ns();
+		pass->now = tm_monotonic_ns();
 	if (ring->stuck_at != ring->position) {
 		ring->stuck_at = ring->position;
 		ring->stuck_since = pass->now;

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #define TICK_NS		(50 * 1000000ull) /* how often the clock's affairs are looked at */
@@ -20,14 +21,6 @@
 #define SAVE_NS		(5000 * 1000000ull)
 #define STOP_TIMEOUT_MS 3000
 #define WARNINGS_MAX	20
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 void tm_session_warn(void *context, const char *text)
 {
@@ -175,12 +168,12 @@ static struct tm_error *handle_stop(struct tm_session *session, const struct tm_
 
 static void watch_doorbell(const struct tm_session *session, uint64_t doorbell, uint64_t duration_ns)
 {
-	uint64_t begin = monotonic_ns();
+	uint64_t begin = tm_monotonic_ns();
 
 	do
 		for (unsigned i = 0; i < 32 && tm_python_doorbell(session) == doorbell; i++)
 			tm_relax();
-	while (tm_python_doorbell(session) == doorbell && monotonic_ns() - begin < duration_ns);
+	while (tm_python_doorbell(session) == doorbell && tm_monotonic_ns() - begin < duration_ns);
 }
 
 static void pause_reading(struct tm_session *session, bool idle)
@@ -209,7 +202,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 	size_t count;
 	struct tm_error *err;
 
-	session->now_ns = monotonic_ns() - session->begin_ns;
+	session->now_ns = tm_monotonic_ns() - session->begin_ns;
 	err = tm_python_read(session, false, &count);
 	if (!err)
 		err = tm_target_poll(session->target, stop);
@@ -234,7 +227,7 @@ static struct tm_error *loop(struct tm_session *session)
 		bool asked_to_stop;
 
 		err = next_stop(session, &stop);
-		session->now_ns = monotonic_ns() - session->begin_ns;
+		session->now_ns = tm_monotonic_ns() - session->begin_ns;
 		if (!err)
 			err = handle_stop(session, &stop);
 		if (err && err->code == TM_ERROR_NO_PROCESS) {
@@ -319,7 +312,7 @@ static struct tm_error *take_target(struct tm_session *session)
 {
 	struct tm_error *err;
 
-	session->begin_ns = monotonic_ns();
+	session->begin_ns = tm_monotonic_ns();
 	err = session->config->attach_pid
 		      ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
 		      : tm_ptrace_launch(session->config->argv, &session->target);
@@ -463,7 +456,7 @@ static struct tm_error *restore_target(struct tm_session *session)
 /* Everything in the target as it was, then let go. */
 static struct tm_error *leave_target(struct tm_session *session)
 {
-	uint64_t image = session->target->image, begin = monotonic_ns();
+	uint64_t image = session->target->image, begin = tm_monotonic_ns();
 	struct tm_error *err;
 
 	if (session->exited || session->target->exited)
@@ -480,7 +473,7 @@ static struct tm_error *leave_target(struct tm_session *session)
 	if (!err && session->probe && image == session->target->image && !session->target->exited)
 		err = restore_target(session);
 	err = tm_error_first(err, tm_target_detach(session->target));
-	session->detach_ns = monotonic_ns() - begin;
+	session->detach_ns = tm_monotonic_ns() - begin;
 	if (err &&
 	    err->code ==
 		    TM_ERROR_NO_PROCESS) { /* a thread ended meanwhile: nothing is left to restore in it */
@@ -527,7 +520,7 @@ static struct tm_error *trace(struct tm_session *session)
 	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);
-	session->attach_ns = monotonic_ns() - session->begin_ns;
+	session->attach_ns = tm_monotonic_ns() - session->begin_ns;
 	if (!err && session->config->attach_pid)
 		tm_session_announce(session);
 	if (!err) {

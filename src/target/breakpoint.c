@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/vector.h"
 #include "target/pad.h"
+#include "target/replaced.h"
 
 #define PAD_STEPS_MAX	16 /* a pad holds fewer instructions */
 #define STOP_TIMEOUT_MS 3000
@@ -243,28 +244,26 @@ void tm_breakpoints_forget(struct tm_breakpoints *breakpoints, uint64_t start, u
 	}
 }
 
+static struct tm_replaced replaced_by(const struct tm_breakpoints *breakpoints,
+				      const struct tm_breakpoint *breakpoint)
+{
+	const struct tm_arch *arch = breakpoints->target->arch;
+
+	return (struct tm_replaced){breakpoint->address, arch->breakpoint, breakpoint->shadow,
+				    arch->breakpoint_size};
+}
+
 struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, pid_t child)
 {
-	struct tm_target *target = breakpoints->target;
-	uint8_t size = target->arch->breakpoint_size, present[4];
 	const struct tm_breakpoint *breakpoint;
+	struct tm_error *err = NULL;
 
-	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
-		/* The child may have lost a mapping (MADV_DONTFORK): what is not there needs no scrubbing. */
-		struct tm_error *err =
-			target->ops->read_child(target, child, breakpoint->address, present, size);
+	for (size_t i = 0; !err && (breakpoint = next(breakpoints, &i));) {
+		struct tm_replaced replaced = replaced_by(breakpoints, breakpoint);
 
-		if (!err && memcmp(present, target->arch->breakpoint, size) == 0)
-			err = target->ops->write_child(target, child, breakpoint->address, breakpoint->shadow,
-						       size);
-		if (err && err->code == TM_ERROR_NO_MEMORY) {
-			tm_error_destroy(err);
-			err = NULL;
-		}
-		if (err)
-			return err;
+		err = tm_replaced_scrub_child(&replaced, breakpoints->target, child);
 	}
-	return NULL;
+	return err;
 }
 
 uint64_t tm_breakpoints_original_pc(const struct tm_breakpoints *breakpoints, uint64_t pc)
@@ -332,33 +331,6 @@ static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
 	return NULL;
 }
 
-/* Writes the original bytes back and looks whether they are there. */
-static struct tm_error *restore(struct tm_target *target, const struct tm_breakpoint *breakpoint,
-				size_t *foreign)
-{
-	uint8_t size = target->arch->breakpoint_size, present[4];
-	struct tm_error *err = tm_target_read(target, breakpoint->address, present, size);
-
-	if (err && err->code == TM_ERROR_NO_MEMORY) { /* unmapped behind our back */
-		tm_error_destroy(err);
-		return NULL;
-	}
-	if (err)
-		return err;
-	if (memcmp(present, target->arch->breakpoint, size) != 0) {
-		(*foreign)++;
-		return NULL;
-	}
-	err = tm_target_write(target, breakpoint->address, breakpoint->shadow, size);
-	if (!err)
-		err = tm_target_read(target, breakpoint->address, present, size);
-	if (!err && memcmp(present, breakpoint->shadow, size) != 0)
-		err = tm_error_create(TM_ERROR_OTHER,
-				      "the original code at 0x%" PRIx64 " could not be restored",
-				      breakpoint->address);
-	return err;
-}
-
 struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, size_t *foreign)
 {
 	struct tm_error *err = leave_pads(breakpoints);
@@ -366,8 +338,11 @@ struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, s
 
 	*foreign = 0;
 	/* One place that fails must not keep the others from being restored. */
-	for (size_t i = 0; (breakpoint = next(breakpoints, &i));)
-		err = tm_error_first(err, restore(breakpoints->target, breakpoint, foreign));
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
+		struct tm_replaced replaced = replaced_by(breakpoints, breakpoint);
+
+		err = tm_error_first(err, tm_replaced_restore(&replaced, breakpoints->target, foreign));
+	}
 	tm_breakpoints_forget_all(breakpoints);
 	return err;
 }

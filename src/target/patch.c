@@ -7,6 +7,9 @@
 #include "base/log.h"
 #include "base/vector.h"
 #include "target/pad.h"
+#include "target/replaced.h"
+
+_Static_assert(TM_JUMP_SIZE_MAX <= TM_REPLACED_MAX, "a jump is put back as one");
 
 #define STACK_SEARCH_MAX (1u << 20) /* bytes of a stack that is no chain of frames */
 #define SEARCH_CHUNK	 4096u
@@ -382,55 +385,21 @@ void tm_patches_forget(struct tm_patches *patches, uint64_t start, uint64_t end)
 	}
 }
 
-struct tm_error *tm_patches_scrub_child(struct tm_patches *patches, pid_t child)
+static struct tm_replaced replaced_by(const struct tm_patches *patches, const struct tm_patch *patch)
 {
-	struct tm_target *target = patches->config.target;
-	size_t size = patches->jump_size;
-	uint8_t present[TM_JUMP_SIZE_MAX];
-	const struct tm_patch *patch;
-
-	for (size_t i = 0; (patch = next(patches, &i));) {
-		/* The child may have lost a mapping (MADV_DONTFORK): what is not there needs no scrubbing. */
-		struct tm_error *err = target->ops->read_child(target, child, patch->address, present, size);
-
-		if (!err && memcmp(present, patch->jump, size) == 0)
-			err = target->ops->write_child(target, child, patch->address, patch->shadow, size);
-		if (err && err->code == TM_ERROR_NO_MEMORY) {
-			tm_error_destroy(err);
-			err = NULL;
-		}
-		if (err)
-			return err;
-	}
-	return NULL;
+	return (struct tm_replaced){patch->address, patch->jump, patch->shadow, patches->jump_size};
 }
 
-/* Writes the original bytes back and looks whether they are there. */
-static struct tm_error *restore(const struct tm_patches *patches, const struct tm_patch *patch,
-				size_t *foreign)
+struct tm_error *tm_patches_scrub_child(struct tm_patches *patches, pid_t child)
 {
-	struct tm_target *target = patches->config.target;
-	size_t size = patches->jump_size;
-	uint8_t present[TM_JUMP_SIZE_MAX];
-	struct tm_error *err = tm_target_read(target, patch->address, present, size);
+	const struct tm_patch *patch;
+	struct tm_error *err = NULL;
 
-	if (err && err->code == TM_ERROR_NO_MEMORY) { /* unmapped behind our back */
-		tm_error_destroy(err);
-		return NULL;
+	for (size_t i = 0; !err && (patch = next(patches, &i));) {
+		struct tm_replaced replaced = replaced_by(patches, patch);
+
+		err = tm_replaced_scrub_child(&replaced, patches->config.target, child);
 	}
-	if (err)
-		return err;
-	if (memcmp(present, patch->jump, size) != 0) {
-		(*foreign)++;
-		return NULL;
-	}
-	err = tm_target_write(target, patch->address, patch->shadow, size);
-	if (!err)
-		err = tm_target_read(target, patch->address, present, size);
-	if (!err && memcmp(present, patch->shadow, size) != 0)
-		err = tm_error_create(TM_ERROR_OTHER,
-				      "the original code at 0x%" PRIx64 " could not be restored",
-				      patch->address);
 	return err;
 }
 
@@ -441,8 +410,11 @@ struct tm_error *tm_patches_remove_all(struct tm_patches *patches, size_t *forei
 
 	*foreign = 0;
 	/* One place that fails must not keep the others from being restored. */
-	for (size_t i = 0; (patch = next(patches, &i));)
-		err = tm_error_first(err, restore(patches, patch, foreign));
+	for (size_t i = 0; (patch = next(patches, &i));) {
+		struct tm_replaced replaced = replaced_by(patches, patch);
+
+		err = tm_error_first(err, tm_replaced_restore(&replaced, patches->config.target, foreign));
+	}
 	tm_patches_forget_all(patches);
 	return err;
 }

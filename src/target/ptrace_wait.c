@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "target/breakpoint.h"
 #include "target/procfs.h"
@@ -445,10 +446,7 @@ static size_t interrupt_all(struct tm_ptrace *pt)
 
 static uint64_t now_ms(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	return tm_monotonic_ns() / 1000000;
 }
 
 /* A thread that still runs and may execute code of its own; NULL if none. One that sleeps uninterruptibly (a
