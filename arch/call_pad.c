@@ -38,6 +38,17 @@ bool tm_jump_make(const struct tm_arch *arch, uint64_t from, uint64_t to, uint8_
 	return true;
 }
 
+bool tm_jump_parse(const struct tm_arch *arch, const uint8_t *code, uint64_t from, uint64_t *to)
+{
+	int32_t displacement;
+
+	if (!tm_jump_size(arch) || code[0] != 0xe9)
+		return false;
+	memcpy(&displacement, code + 1, sizeof(displacement));
+	*to = from + JUMP_SIZE + (uint64_t)(int64_t)displacement;
+	return true;
+}
+
 /* call and jmp: e8, e9; jcc: 0f 80 .. 0f 8f; the displacement counts from its own end. */
 static bool is_far_jump(const uint8_t *code, size_t displacement_at)
 {

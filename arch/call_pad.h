@@ -36,6 +36,9 @@ size_t tm_jump_size(const struct tm_arch *arch);
 /* A jump from one address to another; false where it does not reach. */
 bool tm_jump_make(const struct tm_arch *arch, uint64_t from, uint64_t to, uint8_t code[TM_JUMP_SIZE_MAX]);
 
+/* Is it such a jump, and where to? `code` has tm_jump_size bytes. */
+bool tm_jump_parse(const struct tm_arch *arch, const uint8_t *code, uint64_t from, uint64_t *to);
+
 /* Does any jump or call with a displacement of 32 bits, at whatever byte of `code` (which stands at
  * `address`), lead into [start, end)? Bytes that only look like one count as well. Jumps with 8 bits are not
  * looked at. */

@@ -20,6 +20,7 @@
 #include "debuginfo/module.h"
 #include "probe/allocator.h"
 #include "probe/event.h"
+#include "probe/recording.h"
 #include "target/breakpoint.h"
 #include "target/patch.h"
 
@@ -31,6 +32,8 @@ struct tm_probe_config {
 	struct tm_breakpoints *breakpoints;
 	struct tm_pads *pads;	    /* NULL: no page may be mapped into the target */
 	struct tm_patches *patches; /* NULL: no code is replaced, every function has breakpoints */
+	struct tm_recording *recording; /* NULL: nothing records, every call stops. Installed by whoever has it, before
+					   a module is armed */
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi; /* of the modules; NULL only where patches is */
 	struct tm_event_sink sink;
@@ -43,6 +46,30 @@ void tm_probe_destroy(struct tm_probe *probe);
 /* Finds and arms the allocator functions of a loaded module; of one that is armed already, nothing happens.
    All threads stand still, or one does at a breakpoint. *armed: functions that were newly armed. */
 struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *module, size_t *armed);
+
+/* Behind the last module that was loaded: arms the functions that do no more than call others of them. */
+struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe);
+
+/* Pads are to record from now on, in modules that are not armed yet. */
+void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording);
+
+/* A pad at the dynamic linker's _dl_debug_state tells when its list has changed (TM_RECORD_LOADER). All threads stand
+   still. */
+struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address);
+
+/* A record of a native call in a ring, which `thread` wrote. `inner`: it was made by another call of an allocator. */
+struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const struct tm_thread *thread,
+				 const struct tm_record_header *record, bool inner);
+/* The thread of a ring is gone: its resizes are abandoned. */
+struct tm_error *tm_probe_ring_gone(struct tm_probe *probe, unsigned ring, const struct tm_thread *thread);
+
+/* Whose code a caller's pc stands in. */
+enum tm_probe_code {
+	TM_CODE_OTHER,
+	TM_CODE_ALLOCATOR, /* a call that allocates is going on */
+	TM_CODE_WRAPPER,   /* operator new, whose block is that of the call of malloc that it makes */
+};
+enum tm_probe_code tm_probe_code_at(const struct tm_probe *probe, uint64_t pc);
 
 /* A module was unmapped from [start, end): its functions are forgotten. */
 void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t start, uint64_t end);
@@ -61,6 +88,8 @@ struct tm_error *tm_probe_disarm(struct tm_probe *probe);
 /* The same in a forked child's memory. */
 void tm_probe_scrub_child(struct tm_probe *probe, pid_t child);
 
+/* Functions that stop where others record: those that could not be patched. */
+size_t tm_probe_unrecorded_count(const struct tm_probe *probe);
 size_t tm_probe_function_count(const struct tm_probe *probe);
 size_t tm_probe_module_count(const struct tm_probe *probe);
 

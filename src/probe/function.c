@@ -29,7 +29,10 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->exits);
 	tm_map_clear(&probe->returns);
 	tm_map_clear(&probe->stops);
+	tm_map_clear(&probe->passed);
 	tm_map_clear(&probe->armed_modules);
+	probe->deferred.count = 0;
+	tm_resizes_forget(probe);
 	probe->trampoline = 0;
 }
 
@@ -54,6 +57,9 @@ void tm_probe_destroy(struct tm_probe *probe)
 	tm_map_deinit(&probe->exits);
 	tm_map_deinit(&probe->returns);
 	tm_map_deinit(&probe->stops);
+	tm_map_deinit(&probe->passed);
+	tm_vector_deinit(&probe->deferred);
+	tm_vector_deinit(&probe->recorded_rows);
 	tm_map_deinit(&probe->armed_modules);
 	free(probe);
 }
@@ -109,8 +115,9 @@ static bool insert_exits(struct tm_probe *probe, struct tm_function *function, c
 
 /* One stop behind the call if it can be patched. Else its own return instructions if it leaves only by them,
    else the return address: both are one stop, but the former need no breakpoint in other people's code. */
-static void choose_exits(struct tm_probe *probe, struct tm_function *function, uint64_t size)
+static void choose_exits(struct tm_probe *probe, struct tm_function *function)
 {
+	uint64_t size = function->size;
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, function->address);
 	_cleanup_(tm_exits_deinit) struct tm_exits exits = {0};
 	const uint8_t *bytes = NULL;
@@ -119,7 +126,7 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function, u
 
 	function->by_return_address = true;
 	function->may_tail_jump = true;
-	if (function->is_resolver || function->row->kind == TM_FREES)
+	if (function->is_resolver || (function->row->kind == TM_FREES && !probe->config.recording))
 		return;
 	if (module && size)
 		bytes = tm_module_bytes(module, function->address - module->bias, &available);
@@ -133,7 +140,7 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function, u
 	function->may_tail_jump = exits.tail_jumps;
 	if (tm_function_patch(probe, function, bytes, size, &exits))
 		return;
-	if (exits.only_returns && exits.return_count)
+	if (exits.only_returns && exits.return_count && function->row->kind != TM_FREES)
 		function->by_return_address = !insert_exits(probe, function, &exits);
 }
 
@@ -149,7 +156,7 @@ static struct tm_error *insert_entry(struct tm_probe *probe, uint64_t address)
 }
 
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				 uint64_t size, bool is_resolver)
+				 uint64_t size, enum tm_arming arming)
 {
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
 	struct tm_function *function;
@@ -164,13 +171,15 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	function->row = row;
 	function->address = address;
 	function->module = module->number;
-	function->is_resolver = is_resolver;
+	function->size = size;
+	function->is_resolver = arming == TM_ARM_RESOLVER;
+	function->reaches = arming == TM_ARM_WRAPPER;
 	if (!tm_map_put(&probe->entries, address, (uintptr_t)function)) {
 		free(function);
 		return tm_error_out_of_memory();
 	}
-	choose_exits(probe, function, size);
-	err = function->stop ? NULL : insert_entry(probe, address);
+	choose_exits(probe, function);
+	err = function->stop || function->recorded ? NULL : insert_entry(probe, address);
 	if (err) {
 		tm_map_remove(&probe->entries, address);
 		free(function);
@@ -184,7 +193,8 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	if (armed)
 		++*armed;
 	tm_log_debug("armed %s at 0x%" PRIx64 " in %s, %s", row->name, address, module->path,
-		     function->stop		   ? "by a jump"
+		     function->recorded		   ? "by a pad that records"
+		     : function->stop		   ? "by a jump"
 		     : function->by_return_address ? "by return address"
 						   : "by its returns");
 	return NULL;
@@ -239,7 +249,7 @@ static bool visit_slot(uint64_t slot_vaddr, void *context)
 	where = tm_module_map_find(probe->config.modules, word);
 	if (!where || word == own->bias + visit->symbol->vaddr || (where == visit->importer && where != own))
 		return true;
-	visit->err = tm_function_arm(probe, visit->symbol->row, word, 0, false);
+	visit->err = tm_function_arm(probe, visit->symbol->row, word, 0, TM_ARM_PLAIN);
 	return !visit->err;
 }
 
@@ -263,7 +273,8 @@ static struct tm_error *arm_ifunc(struct search *search, const struct found_symb
 			return visit.err;
 	}
 	/* Those that are bound later, or by dlsym, are caught as the resolver answers. */
-	return tm_function_arm(probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size, true);
+	return tm_function_arm(probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size,
+			       TM_ARM_RESOLVER);
 }
 
 static struct tm_error *arm_found(struct search *search)
@@ -274,9 +285,12 @@ static struct tm_error *arm_found(struct search *search)
 
 		if (symbol->is_ifunc)
 			err = arm_ifunc(search, symbol);
+		else if (tm_function_is_deferred(search->probe, symbol->row))
+			err = tm_function_defer(search->probe, symbol->row, search->module->bias + symbol->vaddr,
+						symbol->size);
 		else
-			err = tm_function_arm(search->probe, symbol->row,
-					      search->module->bias + symbol->vaddr, symbol->size, false);
+			err = tm_function_arm(search->probe, symbol->row, search->module->bias + symbol->vaddr,
+					      symbol->size, TM_ARM_PLAIN);
 		if (err)
 			return err;
 	}

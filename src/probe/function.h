@@ -11,16 +11,26 @@
 
 struct tm_function {
 	const struct tm_allocator *row;
-	uint64_t address;	/* run-time */
+	uint64_t address, size; /* run-time; bytes of its body, 0: unknown */
 	uint32_t module;	/* number */
 	bool is_resolver;	/* of an IFUNC: what it returns is to be armed as `row` */
 	bool by_return_address; /* its returns are caught at the caller */
 	bool may_tail_jump;	/* another function's return may be this one's */
+	bool reaches;		/* always comes to a function that is recorded */
+	bool recorded;		/* its pad records */
+	uint32_t number;	/* of a recorded one */
 	uint64_t stop;		/* in its call-through pad; 0: it has breakpoints */
 	uint64_t stop_depth;	/* of the stack pointer there below the call's return address */
 };
 
 struct tm_call_state;
+struct tm_resize;
+
+/* A wrapper that is looked at when the functions that it may call are armed. */
+struct tm_deferred {
+	const struct tm_allocator *row;
+	uint64_t address, size;
+};
 
 struct tm_probe {
 	struct tm_probe_config config;
@@ -28,6 +38,11 @@ struct tm_probe {
 	struct tm_map exits;   /* address of a return instruction -> struct tm_function * */
 	struct tm_map returns; /* return address in a caller -> 1 */
 	struct tm_map stops;   /* stop in a call-through pad -> struct tm_function * */
+	struct tm_map passed;  /* address of a function that is told by what it calls -> 1 */
+	struct tm_vector(struct tm_deferred) deferred;
+	struct tm_vector(const struct tm_allocator *) recorded_rows; /* by number, also of functions that are gone */
+	size_t unrecorded; /* functions that keep breakpoints where others record */
+	struct tm_resize *resizes[TM_RINGS]; /* that have begun in a ring, the last one first */
 	bool surveyed; /* the patches know where the threads stand, for the module that is being armed */
 	struct tm_call_state *gone;  /* of threads that are gone: freed before the next hit */
 	struct tm_map armed_modules; /* module number -> functions in it */
@@ -35,13 +50,32 @@ struct tm_probe {
 			      */
 };
 
+enum tm_arming {
+	TM_ARM_PLAIN,
+	TM_ARM_RESOLVER, /* of an IFUNC: what it returns is to be armed */
+	TM_ARM_WRAPPER,	 /* always comes to a function that is recorded */
+};
+
 /* Arms a function of a loaded module at a run-time address: also those that an IFUNC's resolver has just
  * chosen. */
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				 uint64_t size, bool is_resolver);
+				 uint64_t size, enum tm_arming arming);
 
-/* Replaces the beginning of a function whose exits are known by a jump into a call-through pad. false: it
- * cannot be; nothing is changed then. */
+/* Where the threads stand is known to the patches, for the module that is being armed. */
+struct tm_error *tm_probe_survey(struct tm_probe *probe);
+
+/* recorded.c: the function gets a pad that records. On failure nothing is changed. */
+struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
+				    size_t size, const struct tm_exits *exits);
+bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row);
+struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
+				   uint64_t size);
+
+/* native_records.c */
+void tm_resizes_forget(struct tm_probe *probe); /* nothing is told */
+
+/* Replaces the beginning of a function whose exits are known by a jump into a pad: one that records where there is a
+ * recording, else a call-through pad that stops. false: it cannot be; nothing is changed then. */
 bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 		       size_t size, const struct tm_exits *exits);
 

@@ -55,9 +55,11 @@ static const char *why_not(const struct tm_probe *probe, const struct tm_functio
 	const struct tm_arch *arch = probe->config.target->arch;
 	uint64_t second = function->address + 1;
 
-	if (function->row->kind != TM_ALLOCATES)
+	bool records = probe->config.recording != NULL;
+
+	if (function->row->kind != TM_ALLOCATES && !records)
 		return "it has an event at its entry";
-	if (tm_allocator_throws(function->row))
+	if (tm_allocator_throws(function->row) && !(records && function->reaches))
 		return "an exception may pass it";
 	if (module->image_is_copy)
 		return "its file is not at hand to compare";
@@ -92,6 +94,14 @@ static struct tm_error *make_pad(void *context, uint64_t address, uint64_t reloc
 	return tm_breakpoint_insert(placing->breakpoints, placing->stop);
 }
 
+struct tm_error *tm_probe_survey(struct tm_probe *probe)
+{
+	struct tm_error *err = probe->surveyed ? NULL : tm_patches_survey(probe->config.patches);
+
+	probe->surveyed = !err;
+	return err;
+}
+
 static struct tm_error *insert(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 			       size_t size, const struct tm_exits *exits)
 {
@@ -100,11 +110,8 @@ static struct tm_error *insert(struct tm_probe *probe, struct tm_function *funct
 				  .breakpoints = probe->config.breakpoints};
 	struct tm_patch_request request = {function->address,	 bytes,	   size,
 					   exits->lowest_target, make_pad, &placing};
-	struct tm_error *err = NULL;
+	struct tm_error *err = tm_probe_survey(probe);
 
-	if (!probe->surveyed)
-		err = tm_patches_survey(probe->config.patches);
-	probe->surveyed = !err;
 	if (!err)
 		err = tm_patch_insert(probe->config.patches, &request);
 	if (err)
@@ -126,13 +133,16 @@ bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, con
 		return false;
 	why = why_not(probe, function, module);
 	if (!why) {
-		err = insert(probe, function, bytes, size, exits);
+		err = probe->config.recording ? tm_function_record(probe, function, bytes, size, exits)
+					      : insert(probe, function, bytes, size, exits);
 		why = err ? err->message : NULL;
 	}
 	if (why)
 		tm_log_info("%s at 0x%" PRIx64 " in %s keeps breakpoints: %s", function->row->name,
 			    function->address, module->path, why);
-	return function->stop != 0;
+	if (why && probe->config.recording)
+		probe->unrecorded++;
+	return function->stop || function->recorded;
 }
 
 /* ---- the stop ---- */

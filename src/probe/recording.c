@@ -474,9 +474,9 @@ struct tm_error *tm_recording_read(struct tm_recording *recording, const struct 
 		     : tm_ring_reader_pass(recording->reader, sink, 0, count);
 }
 
-static const struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)
+static struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)
 {
-	return (const struct tm_ring_head *)((const char *)recording->memory + TM_SHARED_HEADS) + ring;
+	return (struct tm_ring_head *)((char *)recording->memory + TM_SHARED_HEADS) + ring;
 }
 
 /* Before its first record: the target may be gone already. */
@@ -570,6 +570,26 @@ void tm_recording_refresh(struct tm_recording *recording)
 	allowed = recording->may_sleep;
 	tm_error_destroy(
 		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
+}
+
+struct tm_shared *tm_recording_shared(const struct tm_recording *recording)
+{
+	return shared_words(recording);
+}
+
+struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, unsigned ring)
+{
+	return head_of(recording, ring);
+}
+
+bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring, struct tm_recorder_stack *stack)
+{
+	uint64_t place = control_field(recording, offsetof(struct tm_control, threads[ring].stack));
+	struct tm_error *err = tm_target_read(recording->target, place, stack, sizeof(*stack));
+	bool read = !err;
+
+	tm_error_destroy(err);
+	return read;
 }
 
 bool tm_recording_has_ended(const struct tm_recording *recording)

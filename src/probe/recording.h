@@ -69,6 +69,13 @@ void tm_recording_refresh(struct tm_recording *recording);
 /* Events so far of threads for which no ring was left (TM_RINGS record at a time), as of the last refresh. */
 uint64_t tm_recording_unringed(const struct tm_recording *recording);
 
+/* What both sides share; a ring's words. */
+struct tm_shared *tm_recording_shared(const struct tm_recording *recording);
+struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, unsigned ring);
+
+/* What the recorder knows of the native stack of a ring's thread, which waits. false: it cannot be read. */
+bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring, struct tm_recorder_stack *stack);
+
 /* Did recording end because the tracer did not come in time? */
 bool tm_recording_has_ended(const struct tm_recording *recording);
 

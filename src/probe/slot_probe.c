@@ -501,7 +501,7 @@ struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct 
 	struct tm_thread *thread = (struct tm_thread *)writer; /* events of a record do not touch it */
 	struct tm_event event;
 
-	switch ((enum tm_record_kind)record->kind) {
+	switch (record->kind) {
 	case TM_RECORD_ALLOCATE:
 	case TM_RECORD_RESIZE_END:
 		event = event_of(thread, thread_pointer, (const struct tm_record_block *)record);
@@ -515,11 +515,6 @@ struct tm_error *tm_slot_probe_record(struct tm_slot_probe *probe, const struct 
 		return begin_resize(probe, thread, ((const struct tm_record_free *)record)->block);
 	case TM_RECORD_FAIL:
 		return leave_failed(probe, thread, NULL);
-	case TM_RECORD_TRACK:
-	case TM_RECORD_UNTRACK:
-	case TM_RECORD_CODE:
-	case TM_RECORD_FILLER:
-		break;
 	}
 	return NULL;
 }

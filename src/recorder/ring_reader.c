@@ -98,20 +98,32 @@ struct mark {
 	uint64_t size;
 };
 
+/* What a record counts, behind the structure of its kind. */
+enum parts { PARTS_NONE, PARTS_FRAMES, PARTS_PIECES, PARTS_WORDS };
+
 static const struct kind {
 	uint16_t least; /* bytes */
-	bool has_frames;
+	enum parts parts;
 } kinds[] = {
-	[TM_RECORD_FILLER] = {sizeof(struct tm_record_header), false},
-	[TM_RECORD_ALLOCATE] = {sizeof(struct tm_record_block), true},
-	[TM_RECORD_FREE] = {sizeof(struct tm_record_free), false},
-	[TM_RECORD_RESIZE_BEGIN] = {sizeof(struct tm_record_free), false},
-	[TM_RECORD_RESIZE_END] = {sizeof(struct tm_record_block), true},
-	[TM_RECORD_FAIL] = {sizeof(struct tm_record_header), false},
-	[TM_RECORD_OBJECT] = {sizeof(struct tm_record_block), true},
-	[TM_RECORD_CODE] = {sizeof(struct tm_record_code), false},
-	[TM_RECORD_TRACK] = {sizeof(struct tm_record_block), true},
-	[TM_RECORD_UNTRACK] = {sizeof(struct tm_record_free), false},
+	[TM_RECORD_FILLER] = {sizeof(struct tm_record_header), PARTS_NONE},
+	[TM_RECORD_ALLOCATE] = {sizeof(struct tm_record_block), PARTS_FRAMES},
+	[TM_RECORD_FREE] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_RESIZE_BEGIN] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_RESIZE_END] = {sizeof(struct tm_record_block), PARTS_FRAMES},
+	[TM_RECORD_FAIL] = {sizeof(struct tm_record_header), PARTS_NONE},
+	[TM_RECORD_OBJECT] = {sizeof(struct tm_record_block), PARTS_FRAMES},
+	[TM_RECORD_CODE] = {sizeof(struct tm_record_code), PARTS_PIECES},
+	[TM_RECORD_TRACK] = {sizeof(struct tm_record_block), PARTS_FRAMES},
+	[TM_RECORD_UNTRACK] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_NATIVE_ALLOCATE] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_RESIZE_END] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_FAIL] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_FRAMES] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_STACK] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_FREE] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_NATIVE_RESIZE_BEGIN] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_NATIVE_RESIZE_LEFT] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_LOADER] = {sizeof(struct tm_record_header), PARTS_NONE},
 };
 
 static inline const struct tm_record_header *header_at(const struct ring *ring, uint64_t position)
@@ -141,6 +153,15 @@ static inline bool frames_fit(const struct tm_record_header *header, uint64_t si
 	return sizeof(struct tm_record_block) + count * sizeof(struct tm_record_frame) <= size;
 }
 
+static inline bool words_fit(const struct tm_record_header *header, const struct mark *mark)
+{
+	uint64_t count = ((const struct tm_record_native *)header)->fresh;
+
+	if (mark->flags & TM_RECORD_NO_FRAMES && count != TM_RECORD_REGISTERS)
+		return false;
+	return sizeof(struct tm_record_native) + count * sizeof(uint64_t) <= mark->size;
+}
+
 static __attribute__((noinline)) bool pieces_fit(const struct tm_record_header *header, uint64_t size)
 {
 	const struct tm_record_code *record = (const struct tm_record_code *)header;
@@ -166,16 +187,24 @@ static __attribute__((noinline)) bool pieces_fit(const struct tm_record_header *
 /* Does what the record counts lie within it? */
 static inline bool parts_fit(const struct tm_record_header *header, const struct mark *mark)
 {
-	if (__builtin_expect(mark->kind == TM_RECORD_CODE, 0))
+	switch (kinds[mark->kind].parts) {
+	case PARTS_NONE:
+		return true;
+	case PARTS_FRAMES:
+		return frames_fit(header, mark->size);
+	case PARTS_WORDS:
+		return words_fit(header, mark);
+	case PARTS_PIECES:
 		return pieces_fit(header, mark->size);
-	return !kinds[mark->kind].has_frames || frames_fit(header, mark->size);
+	}
+	return false;
 }
 
 static inline bool makes_sense(const struct ring *ring, uint64_t position, const struct mark *mark)
 {
 	if (mark->kind >= TM_ARRAY_SIZE(kinds) || !kinds[mark->kind].least ||
 	    mark->size < kinds[mark->kind].least || mark->size > TM_RECORD_MAX ||
-	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES) || mark->size > ring->end - position)
+	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES | TM_RECORD_NESTED) || mark->size > ring->end - position)
 		return false;
 	if (mark->kind == TM_RECORD_FILLER)
 		return true; /* it alone may cross the ring's end */

@@ -50,7 +50,7 @@ struct tm_record_sink {
 /*
  * One pass over all rings: gives what is ready now, at most `limit` records (0: no limit), and returns their
  * number in *count, with an error as well. What a record says of its size is checked before it is given (its
- * kind's structure, frame_count frames and piece_count pieces lie within it): whatever the target writes into
+ * kind's structure, frame_count frames, piece_count pieces, or `fresh` words lie within it): whatever the target writes into
  * its rings, the reader reads only inside them. A ring that makes no sense is closed (tm_ring_reader_broken):
  * what comes in is thrown away, so that its thread need not wait.
  */

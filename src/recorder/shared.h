@@ -6,7 +6,7 @@
  *	control  rw-  private, directly behind the code, wiped on fork     struct tm_control
  *	guard    rw-  private, directly behind control                      struct tm_guard (guard.h)
  *	shared   rw-  a memory file that the tracer maps too, not inherited on fork:
- *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes
+ *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes | frames of each ring's thread
  *
  * A thread writes to a ring of its own, so that reserving a place is one plain instruction (xadd), which no
  * signal handler can come between. A record is committed by storing its mark last: the mark names the
@@ -26,8 +26,8 @@
 
 #include <stdint.h>
 
-#define TM_RECORDER_CODE_SIZE 8192u
-#define TM_RECORDER_MAGIC     "tmtrace record1" /* with its NUL the first 16 bytes of the code */
+#define TM_RECORDER_CODE_SIZE 32768u
+#define TM_RECORDER_MAGIC     "tmtrace record2" /* with its NUL the first 16 bytes of the code */
 
 #define TM_RING_SIZE   (UINT64_C(1) << 20)
 #define TM_RING_SLACK  (UINT64_C(64) << 10)
@@ -49,12 +49,27 @@ enum tm_record_kind {
 	TM_RECORD_CODE, /* struct tm_record_code: a code object, before the first record that names it */
 	TM_RECORD_TRACK,   /* struct tm_record_block: somebody tells tracemalloc of memory; old: the domain */
 	TM_RECORD_UNTRACK, /* struct tm_record_free: and that it is gone */
+
+	/* Native allocators. */
+	TM_RECORD_NATIVE_ALLOCATE,     /* struct tm_record_native, behind the call */
+	TM_RECORD_NATIVE_RESIZE_END,   /* the same; block 0: no block was returned */
+	TM_RECORD_NATIVE_FAIL,	       /* the same: no block was returned */
+	TM_RECORD_NATIVE_FRAMES,       /* the same: frames alone, of a stack that is too deep for one record */
+	TM_RECORD_NATIVE_STACK,	       /* the same, with TM_RECORD_NO_FRAMES: the tracer is asked for the rows of
+					  this stack */
+	TM_RECORD_NATIVE_FREE,	       /* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_RESIZE_BEGIN, /* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_RESIZE_LEFT,  /* struct tm_record_free: the resize that has begun last with this block has
+					  ended, and was nobody's, or was made by another call of an allocator */
+	TM_RECORD_LOADER,	       /* struct tm_record_header: the dynamic linker has changed its list */
 };
 
 /* Flags of a record. */
 #define TM_RECORD_LOOK 1u /* the thread waits until the tracer has looked: ring->looked */
 #define TM_RECORD_NO_FRAMES                                                                                  \
-	2u /* the recorder must not read this thread's stack: the tracer does, as it looks */
+	2u /* the recorder cannot read this thread's stack: the tracer does, as it looks */
+#define TM_RECORD_NESTED 4u /* NATIVE_FREE: perhaps made by another call of an allocator: concerns blocks that are
+			       known */
 
 struct tm_record_header {
 	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
@@ -100,6 +115,107 @@ struct tm_record_block {
 	struct tm_record_frame frames[];
 };
 
+/*
+ * A native call's stack, as what has changed since the thread's last record of this kind: its `kept` outermost
+ * frames are the same, below them stand `fresh` others, most recent first, as return addresses. With
+ * TM_RECORD_NO_FRAMES `fresh` counts registers, in the order of enum tm_record_register, and no record before or
+ * behind is concerned.
+ */
+struct tm_record_native {
+	struct tm_record_header header;
+	uint64_t block, size;
+	uint64_t old;	   /* RESIZE_END; else pc in the outermost operator new that made the call, 0: none */
+	uint32_t function; /* the pad's number */
+	uint16_t kept, fresh;
+	uint64_t words[];
+};
+
+/* The caller's registers, behind the call. */
+enum tm_record_register {
+	TM_RECORD_PC,
+	TM_RECORD_SP,
+	TM_RECORD_RBP,
+	TM_RECORD_RBX,
+	TM_RECORD_R12,
+	TM_RECORD_R13,
+	TM_RECORD_R14,
+	TM_RECORD_R15,
+	TM_RECORD_REGISTERS
+};
+
+/* ---- native pads ---- */
+
+/* The word that a pad has on top of the stack during its call; the call's arguments lie above it: size, count or
+   place of the result; of a resize old block, size, count. */
+#define TM_PAD_WORDS(what)     ((what) & 0xff) /* on the stack, this one included */
+#define TM_PAD_COUNTED	       0x100u
+#define TM_PAD_OUT	       0x200u /* the call returns an int, and its block where the second argument says */
+#define TM_PAD_RESIZES	       0x400u
+#define TM_PAD_FUNCTION(what)  ((uint32_t)(what) >> 16)
+#define TM_PAD_FUNCTIONS       0x8000u
+
+/* ---- native stacks ---- */
+
+#define TM_FRAMES_MAX 4096u /* of a stack that the recorder reads by itself */
+#define TM_FRESH_MAX  2000u /* of a record */
+
+/*
+ * How to pass a frame, by the return address into it: what the tracer has made of the CFI there. The caller's
+ * return address is at CFA - 8. The tracer alone writes rows; a row's return address is stored last, and taken away
+ * first.
+ */
+struct tm_recorder_row {
+	uint64_t return_address; /* 0: free */
+	uint64_t rule;		 /* tm_row_rule */
+};
+#define TM_ROW_SETS 65536u
+#define TM_ROW_WAYS 4u /* a cache line */
+
+enum tm_row_kind {
+	TM_ROW_STEP = 1,
+	TM_ROW_OUTERMOST, /* no frame above it */
+	TM_ROW_LOOK,	  /* the tracer alone can pass it */
+};
+
+/* Flags of a rule. */
+#define TM_ROW_CFA_FROM_FP UINT64_C(8)	/* else from the stack pointer */
+#define TM_ROW_FP_SAVED	   UINT64_C(16) /* at CFA + its offset; else it keeps its value */
+#define TM_ROW_IN_CALL	   UINT64_C(32) /* code of an allocator function, or of a pad that waits for one */
+#define TM_ROW_WRAPPER	   UINT64_C(64) /* of a function whose entry the recorder is told of (operator new) */
+#define TM_ROW_OFFSET_MAX  (1 << 23)	/* of either offset, in bytes */
+
+static inline uint64_t tm_row_rule(enum tm_row_kind kind, uint64_t flags, int64_t cfa_offset, int64_t fp_offset)
+{
+	return kind | flags | ((uint64_t)cfa_offset & 0xffffff) << 8 | ((uint64_t)fp_offset & 0xffffff) << 32;
+}
+
+static inline enum tm_row_kind tm_row_kind(uint64_t rule)
+{
+	return (enum tm_row_kind)(rule & 7);
+}
+
+static inline int64_t tm_row_cfa_offset(uint64_t rule)
+{
+	return (int64_t)(rule << 32) >> 40;
+}
+
+static inline int64_t tm_row_fp_offset(uint64_t rule)
+{
+	return (int64_t)(rule << 8) >> 40;
+}
+
+static inline uint32_t tm_row_set(uint64_t return_address)
+{
+	return (uint32_t)(return_address * UINT64_C(0x9e3779b97f4a7c15) >> 48);
+}
+
+/* A frame of a thread's stack as its last record had it. Its return address, the next frame's pc, is at cfa - 8. */
+struct tm_recorder_frame {
+	uint64_t pc, cfa, fp;
+	uint64_t rule; /* and TM_FRAME_FP_MATTERS */
+};
+#define TM_FRAME_FP_MATTERS (UINT64_C(1) << 63) /* frames above it are found by its fp */
+
 /* ---- the memory file ---- */
 
 /* Code objects that the tracer knows: sets of eight by a hash of the address. The recorder adds what it has
@@ -127,6 +243,9 @@ struct tm_shared {
 	_Alignas(64) uint64_t doorbell;		   /* changes when a thread begins to wait for a look */
 	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
 	uint64_t code_filter[TM_CODE_BITS / 64];
+	/* Rises when code was unmapped: frames of before are not believed. The tracer's. */
+	_Alignas(64) uint64_t generation;
+	_Alignas(64) struct tm_recorder_row rows[TM_ROW_SETS][TM_ROW_WAYS];
 };
 
 /* A ring's words, the writer's and the reader's on lines of their own. */
@@ -137,11 +256,21 @@ struct tm_ring_head {
 	uint64_t thread_pointer;    /* the thread's */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
 	uint64_t looked;	    /* looks before it were answered; the tracer's */
+	/* The thread's own stack, of which every byte from its stack pointer up to stack_high can be read as long as
+	   the pointer is not below stack_low. The tracer's, changed only while the thread waits for a look. */
+	uint64_t stack_low, stack_high;
+};
+
+/* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them as many
+   more, for the walk. */
+struct tm_ring_frames {
+	struct tm_recorder_frame known[TM_FRAMES_MAX + 1], walked[TM_FRAMES_MAX + 1];
 };
 
 #define TM_SHARED_HEADS ((sizeof(struct tm_shared) + 4095) / 4096 * 4096)
 #define TM_SHARED_RINGS (TM_SHARED_HEADS + (TM_RINGS * sizeof(struct tm_ring_head) + 4095) / 4096 * 4096)
-#define TM_SHARED_SIZE	(TM_SHARED_RINGS + TM_RINGS * TM_RING_SIZE)
+#define TM_SHARED_FRAMES (TM_SHARED_RINGS + TM_RINGS * TM_RING_SIZE)
+#define TM_SHARED_SIZE	 (TM_SHARED_FRAMES + (TM_RINGS * sizeof(struct tm_ring_frames) + 4095) / 4096 * 4096)
 
 /* ---- the control pages ---- */
 
@@ -171,6 +300,19 @@ struct tm_recorder_python {
 	uint16_t bytes_size, bytes_data;
 };
 
+/* What the recorder knows of a thread's native stack. */
+struct tm_recorder_stack {
+	uint32_t count; /* of its ring's frames that are known to the tracer as well */
+	uint32_t new_count;
+	uint64_t generation, low, high; /* as they were when the frames were walked */
+	uint64_t resizing, resized;	/* CFA of the outermost resize that is going on, and its block; 0: none */
+	uint64_t freed, freed_cfa;	/* the last block that was freed, and by which call */
+	/* Calls of operator new that may be going on, innermost last: sizes asked for. */
+	struct {
+		uint64_t cfa, size;
+	} news[4];
+};
+
 /* A thread that records: entry i has ring i. */
 struct tm_recorder_thread {
 	_Alignas(64) uint64_t thread_pointer; /* 0: never used; TM_THREAD_GONE: free again */
@@ -183,6 +325,7 @@ struct tm_recorder_thread {
 	uint64_t has_ring; /* shared.used says so; 0: not yet */
 	uint64_t tail;	   /* of its ring, as last read */
 	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
+	struct tm_recorder_stack stack;
 };
 #define TM_THREAD_GONE 1u /* only while no thread with this thread pointer lives: the C library reuses them  \
 			   */
@@ -219,6 +362,12 @@ enum tm_recorder_entry {
 	TM_ENTRY_IS_TRACING,
 	TM_ENTRY_FINALIZE,
 	TM_ENTRY_SWITCHED, /* (guard): behind a call of start or stop that went on */
+	/* Of the pads of arch/record_pad.h; they keep all registers. */
+	TM_ENTRY_NATIVE_FREE,	/* (block): before the call */
+	TM_ENTRY_NATIVE_NEW,	/* (size): before the call */
+	TM_ENTRY_NATIVE_LOADER, /* before the call */
+	TM_ENTRY_NATIVE_RESIZE, /* before the call, with the pad's words on the stack */
+	TM_ENTRY_NATIVE_LEAVE,	/* behind the call, with its result in rax and the pad's words on the stack */
 	TM_ENTRY_COUNT,
 };
 

@@ -31,6 +31,8 @@ static struct tm_error *allocation_of(struct tm_session *session, const struct t
 		.size = event->size,
 		.time = session->now_ns,
 	};
+	if (event->native)
+		return tm_native_traceback(session, &allocation->traceback);
 	if (event->recorded || event->thread_pointer ||
 	    (event->domain == TM_DOMAIN_NATIVE_BESIDE && tm_python_is_armed(session)))
 		return tm_python_traceback(session, event, &allocation->traceback);

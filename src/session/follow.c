@@ -18,6 +18,8 @@
 #define R_DEBUG_BRK_OFFSET   16
 #define R_DEBUG_STATE_OFFSET 24
 
+#define STOP_TIMEOUT_MS 3000u
+
 static int open_proc(pid_t pid, const char *what)
 {
 	char path[64];
@@ -83,6 +85,7 @@ static void forget_unloaded(struct tm_session *session)
 			i++;
 			continue;
 		}
+		tm_native_unloaded(session, loaded->start, loaded->end);
 		tm_probe_forget_range(session->probe, loaded->module, loaded->start, loaded->end);
 		tm_breakpoints_forget(session->breakpoints, loaded->start, loaded->end);
 		tm_patches_forget(session->patches, loaded->start, loaded->end);
@@ -106,6 +109,9 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 
 	if (err || session->traced == TM_SESSION_RECOGNISE)
 		return err;
+	if (!complete && tm_native_may_record(session))
+		return NULL; /* the recorder needs threads whose thread pointers are set */
+	err = tm_native_prepare(session);
 	for (uint32_t i = 1; !err && i < tm_module_map_count(session->modules); i++) {
 		struct tm_module *module = tm_module_map_get(session->modules, i);
 
@@ -113,10 +119,13 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 			continue;
 		if (!tm_vector_push(&session->loaded, (struct tm_loaded){i, module->start, module->end}))
 			return tm_error_out_of_memory();
+		tm_native_loaded(session, module->start, module->end);
 		if (session->traced != TM_SESSION_PYTHON)
 			err = tm_probe_arm_module(session->probe, module, &armed);
 	}
-	return err;
+	if (!err)
+		err = tm_probe_arm_deferred(session->probe);
+	return err ? err : tm_native_enable(session);
 }
 
 struct tm_error *tm_follow_arm_natives(struct tm_session *session)
@@ -190,11 +199,25 @@ static uint64_t find_loader_symbol(struct tm_session *session)
 	return 0;
 }
 
+/* Where pads record one tells of the list as well. */
+static bool watch_by_pad(struct tm_session *session, uint64_t address)
+{
+	_cleanup_error_ struct tm_error *err = NULL;
+
+	if (!session->native)
+		return false;
+	err = tm_native_watch_loader(session, address);
+	if (err)
+		tm_log_info("the dynamic linker's list keeps a breakpoint: %s", err->message);
+	return !err;
+}
+
 static struct tm_error *watch_loader(struct tm_session *session, uint64_t address)
 {
 	struct tm_error *err;
 
-	if (!address || address == session->loader_breakpoint || tm_python_records(session))
+	if (!address || address == session->loader_breakpoint || tm_python_records(session) ||
+	    tm_native_watches_loader(session) || watch_by_pad(session, address))
 		return NULL;
 	err = tm_breakpoint_insert(session->breakpoints, address);
 	if (err && err->code == TM_ERROR_UNSUPPORTED) {
@@ -316,6 +339,7 @@ struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable)
 	tm_patches_forget_all(session->patches);
 	tm_pads_forget_all(session->pads);
 	tm_probe_reset(session->probe);
+	tm_native_reset(session);
 	tm_python_reset(session);
 	session->loaded.count = 0;
 	session->loader_breakpoint = session->entry_breakpoint = 0;
@@ -352,14 +376,47 @@ struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child)
 	return err ? err : released;
 }
 
+/* The breakpoint that led here gives its place to a pad, or keeps it. */
+static struct tm_error *leave_loader_to_pad(struct tm_session *session)
+{
+	uint64_t loader = session->loader_breakpoint, entry = session->entry_breakpoint;
+	struct tm_error *err = tm_breakpoint_remove(session->breakpoints, loader, &session->foreign);
+
+	err = tm_error_first(err, tm_breakpoint_remove(session->breakpoints, entry, &session->foreign));
+	session->loader_breakpoint = session->entry_breakpoint = 0;
+	return err ? err : watch_loader(session, loader ? loader : find_r_brk(session));
+}
+
+/* All threads stand still while functions are patched. */
+static struct tm_error *update_still(struct tm_session *session)
+{
+	struct tm_error *err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+
+	if (err)
+		return err;
+	err = update_modules(session, true);
+	if (!err && session->native && !tm_native_watches_loader(session))
+		err = leave_loader_to_pad(session);
+	return tm_error_first(err, tm_target_resume_all(session->target, session->standing));
+}
+
+struct tm_error *tm_follow_loader(struct tm_session *session)
+{
+	return is_consistent(session) ? update_still(session) : NULL;
+}
+
 struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, bool *ours)
 {
 	struct tm_error *err;
+	bool complete;
 
 	*ours = address == session->loader_breakpoint || address == session->entry_breakpoint;
 	if (!*ours)
 		return NULL;
-	err = update_modules(session, address == session->entry_breakpoint || is_consistent(session));
+	complete = address == session->entry_breakpoint || is_consistent(session);
+	if (complete && tm_native_may_record(session))
+		return update_still(session);
+	err = update_modules(session, complete);
 	if (!err && address == session->entry_breakpoint)
 		err = watch_loader(session, find_r_brk(session));
 	return err;

@@ -63,9 +63,6 @@ void tm_python_destroy_probes(struct tm_python *python)
 static void forget(struct tm_python *python)
 {
 	tm_python_destroy_probes(python);
-	tm_recording_destroy(python->recording);
-	python->recording = NULL;
-	python->unringed = 0;
 	python->generation++;
 	tm_python_stacks_deinit(&python->stacks);
 	memset(&python->stacks, 0, sizeof(python->stacks));
@@ -88,6 +85,8 @@ void tm_python_reset(struct tm_session *session)
 {
 	if (!session->python)
 		return;
+	if (tm_python_records(session))
+		tm_records_forget(session);
 	forget(session->python);
 	session->traced = TM_SESSION_RECOGNISE;
 }
@@ -356,13 +355,10 @@ struct tm_error *tm_python_disarm(struct tm_session *session)
 
 	if (!tm_python_is_armed(session))
 		return NULL;
-	err = tm_python_read(session, true, &count); /* whoever waits for a look still can be looked at */
+	err = tm_records_read(session, true, &count); /* whoever waits for a look still can be looked at */
 	err = tm_error_first(err, tm_python_disarm_probes(session->python, &session->foreign));
-	if (session->python->recording) {
-		err = tm_error_first(err, tm_recording_disable(session->python->recording));
-		tm_python_count_lost(session);
-	}
+	err = tm_error_first(err, tm_records_disable(session));
 	if (session->python->tracemalloc_pads)
 		err = tm_error_first(err, tm_tracemalloc_pads_abandon(session->python->tracemalloc_pads));
-	return tm_error_first(err, tm_python_read(session, true, &count));
+	return tm_error_first(err, tm_records_read(session, true, &count));
 }

@@ -80,17 +80,9 @@ static struct tm_error *take_breakpoints_away(struct tm_session *session)
 
 static struct tm_error *install_recorder(struct tm_session *session)
 {
-	struct tm_python *python = session->python;
 	struct tm_recorder_python recipe = recipe_of(session);
-	struct tm_error *err = tm_recording_create(session->target, &python->recording);
 
-	if (!err)
-		err = tm_recording_install(python->recording, &recipe);
-	if (err) {
-		tm_recording_destroy(python->recording);
-		python->recording = NULL;
-	}
-	return err;
+	return tm_records_install(session, &recipe);
 }
 
 static bool wants_hook(const struct tm_session *session)
@@ -153,7 +145,7 @@ static struct tm_error *patch_tracemalloc(struct tm_session *session, const stru
 		.patches = session->patches,
 		.breakpoints = session->breakpoints,
 		.module = python->interpreter.module,
-		.recording = python->recording,
+		.recording = session->recording,
 		.exact = wants_hook(session),
 		.sink = {session, tm_events_take, NULL, tm_session_warn},
 	};
@@ -171,11 +163,10 @@ static struct tm_error *patch_tracemalloc(struct tm_session *session, const stru
 	return err;
 }
 
-static void give_recorder_up(struct tm_python *python)
+static void give_recorder_up(struct tm_session *session)
 {
-	tm_error_destroy(tm_recording_disable(python->recording));
-	tm_recording_destroy(python->recording);
-	python->recording = NULL;
+	tm_error_destroy(tm_recording_disable(session->recording));
+	tm_records_forget(session);
 }
 
 /* Without the hook the trace is right but for what others tell tracemalloc of. */
@@ -185,7 +176,7 @@ static struct tm_error *record_tracemalloc(struct tm_session *session, const str
 	struct tm_error *err = patch_tracemalloc(session, mappings);
 
 	if (err && (wants_hook(session) || err->code != TM_ERROR_UNSUPPORTED)) {
-		give_recorder_up(session->python);
+		give_recorder_up(session);
 		return err;
 	}
 	if (err &&
@@ -228,7 +219,7 @@ static struct tm_error *arm_slots(struct tm_session *session)
 		.target = session->target,
 		.breakpoints = session->breakpoints,
 		.interpreter = &python->interpreter,
-		.recording = python->recording,
+		.recording = session->recording,
 		.sink = {session, tm_events_take, NULL, tm_session_warn},
 	};
 	struct tm_error *err = tm_slot_probe_create(&config, &python->slots);
@@ -237,8 +228,8 @@ static struct tm_error *arm_slots(struct tm_session *session)
 		return err;
 	tm_python_stacks_init(&python->stacks, &python->interpreter, &python->memory, &python->places);
 	err = tm_slot_probe_arm(python->slots);
-	if (!err && python->recording)
-		err = tm_recording_enable(python->recording);
+	if (!err && session->recording)
+		err = tm_recording_enable(session->recording);
 	return err;
 }
 
@@ -273,7 +264,7 @@ struct tm_error *tm_python_arm(struct tm_session *session)
 		err = check_not_ending(session);
 	if (!err)
 		err = choose_pads(session, &mappings);
-	if (!err && !python->recording)
+	if (!err && !session->recording)
 		err = arm_tracemalloc(session, &mappings);
 	if (!err)
 		err = arm_slots(session);

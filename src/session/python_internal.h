@@ -22,8 +22,6 @@ struct tm_python_site {
 
 struct tm_python {
 	struct tm_memory memory;
-	struct tm_recording *recording; /* NULL: the pads stop */
-	uint64_t unringed;		/* of it, as far as counted in session->lost */
 	struct tm_python_site *sites;	/* TM_PYTHON_SITES of them */
 	uint64_t generation;		/* rises when a code object is gone */
 	struct tm_interpreter interpreter;
@@ -44,8 +42,5 @@ void tm_python_destroy_probes(struct tm_python *python);
 
 /* python_arm.c: the interpreter was found and is initialised. On failure nothing is armed. */
 struct tm_error *tm_python_arm(struct tm_session *session);
-
-/* python_records.c */
-void tm_python_count_lost(struct tm_session *session); /* events of threads for which there was no ring */
 
 #endif

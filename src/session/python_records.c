@@ -80,13 +80,15 @@ void tm_python_freed(struct tm_session *session, uint64_t address)
 
 bool tm_python_records(const struct tm_session *session)
 {
-	return session->python && session->python->slots && session->python->recording;
+	return session->python && session->python->slots && session->recording;
 }
 
 /* A thread waits because of code objects that may be unknown: they are read now, also where the event itself
    needs none, and nobody need wait for them again. */
-static struct tm_error *look(struct tm_python *python, const struct tm_record_block *record)
+static struct tm_error *look(struct tm_session *session, const struct tm_record_block *record)
 {
+	struct tm_python *python = session->python;
+
 	if (record->header.flags & TM_RECORD_NO_FRAMES)
 		return NULL;
 	for (uint32_t i = 0; i < record->frame_count; i++) {
@@ -94,17 +96,15 @@ static struct tm_error *look(struct tm_python *python, const struct tm_record_bl
 
 		if (!tm_codes_get(&python->stacks.codes, &python->memory, code))
 			return tm_error_out_of_memory();
-		tm_recording_know_code(python->recording, code);
+		tm_recording_know_code(session->recording, code);
 	}
 	return NULL;
 }
 
-static struct tm_error *take_record(void *context, unsigned ring, const struct tm_record_header *record)
+struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread, uint64_t pointer,
+				  const struct tm_record_header *record)
 {
-	struct tm_session *session = context;
 	struct tm_python *python = session->python;
-	uint64_t pointer;
-	const struct tm_thread *thread = tm_recording_thread(python->recording, ring, &pointer);
 	struct tm_error *err = NULL;
 
 	if (record->kind == TM_RECORD_CODE)
@@ -112,74 +112,15 @@ static struct tm_error *take_record(void *context, unsigned ring, const struct t
 			       ? NULL
 			       : tm_error_out_of_memory();
 	if (record->flags & TM_RECORD_LOOK)
-		err = look(python, (const struct tm_record_block *)record);
+		err = look(session, (const struct tm_record_block *)record);
 	if (!err && python->tracemalloc_pads &&
 	    (record->kind == TM_RECORD_TRACK || record->kind == TM_RECORD_UNTRACK))
 		return tm_tracemalloc_pads_record(python->tracemalloc_pads, thread, pointer, record);
 	return err ? err : tm_slot_probe_record(python->slots, thread, pointer, record);
 }
 
-uint64_t tm_python_doorbell(const struct tm_session *session)
-{
-	return tm_recording_doorbell(session->python->recording);
-}
-
-/* From so many live blocks on the tables are larger than the caches, and a hint is worth its time. */
-#define ANNOUNCE_BLOCKS 200000u
-
-static void announce(void *context, uint64_t block)
-{
-	const struct tm_session *session = context;
-
-	tm_tracer_prefetch(session->tracer, TM_DOMAIN_PYTHON, block);
-}
-
-struct tm_error *tm_python_read(struct tm_session *session, bool still, size_t *count)
-{
-	bool large = tm_tracer_totals(session->tracer, TM_DOMAIN_PYTHON).blocks > ANNOUNCE_BLOCKS;
-	const struct tm_record_sink sink = {session, take_record, large ? announce : NULL};
-
-	*count = 0;
-	return tm_python_records(session) ? tm_recording_read(session->python->recording, &sink, still, count)
-					  : NULL;
-}
-
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread)
 {
-	if (tm_python_records(session))
-		tm_recording_thread_gone(session->python->recording, thread->tid);
-	else if (tm_python_is_armed(session))
+	if (!tm_python_records(session) && tm_python_is_armed(session))
 		tm_slot_probe_thread_gone(session->python->slots, thread);
-}
-
-struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thread *thread)
-{
-	return tm_python_records(session) ? tm_recording_thread_born(session->python->recording, thread)
-					  : NULL;
-}
-
-/* Events of threads for which there was no ring. */
-void tm_python_count_lost(struct tm_session *session)
-{
-	struct tm_python *python = session->python;
-	uint64_t unringed = tm_recording_unringed(python->recording);
-
-	if (unringed && !python->unringed)
-		tm_session_warn(session,
-				"more threads record at a time than there are rings: some events are lost");
-	session->lost += unringed - python->unringed;
-	python->unringed = unringed;
-}
-
-void tm_python_tick(struct tm_session *session)
-{
-	if (!tm_python_records(session))
-		return;
-	tm_recording_refresh(session->python->recording);
-	tm_python_count_lost(session);
-	if (session->ended || !tm_recording_has_ended(session->python->recording))
-		return;
-	session->lost++;
-	session->ended = "detached";
-	tm_session_warn(session, "the trace is incomplete from here on: tmtrace did not get to read in time");
 }

@@ -47,7 +47,7 @@ static void take_sample(struct tm_session *session)
 static void tick(struct tm_session *session)
 {
 	session->next_tick_ns = session->now_ns + TICK_NS;
-	tm_python_tick(session);
+	tm_records_tick(session);
 	if (session->now_ns - session->status_ns >= STATUS_NS)
 		tm_status_report(session);
 	if (session->now_ns >= session->next_sample_ns) {
@@ -121,7 +121,7 @@ static void note_exit(struct tm_session *session, int wait_status)
 
 static struct tm_error *handle_birth(struct tm_session *session, struct tm_thread *thread)
 {
-	struct tm_error *err = tm_python_thread_born(session, thread);
+	struct tm_error *err = tm_records_thread_born(session, thread);
 
 	tm_threads_seen(session, thread);
 	return err ? err : tm_target_resume(session->target, thread);
@@ -133,7 +133,7 @@ static struct tm_error *read_before(struct tm_session *session, const struct tm_
 	bool gone = stop->kind == TM_STOP_EXIT || stop->kind == TM_STOP_EXEC;
 	size_t count;
 
-	return stop->kind == TM_STOP_NONE ? NULL : tm_python_read(session, gone, &count);
+	return stop->kind == TM_STOP_NONE ? NULL : tm_records_read(session, gone, &count);
 }
 
 static struct tm_error *handle_stop(struct tm_session *session, const struct tm_stop *stop)
@@ -171,14 +171,14 @@ static void watch_doorbell(const struct tm_session *session, uint64_t doorbell, 
 	uint64_t begin = tm_monotonic_ns();
 
 	do
-		for (unsigned i = 0; i < 32 && tm_python_doorbell(session) == doorbell; i++)
+		for (unsigned i = 0; i < 32 && tm_records_doorbell(session) == doorbell; i++)
 			tm_relax();
-	while (tm_python_doorbell(session) == doorbell && tm_monotonic_ns() - begin < duration_ns);
+	while (tm_records_doorbell(session) == doorbell && tm_monotonic_ns() - begin < duration_ns);
 }
 
 static void pause_reading(struct tm_session *session, bool idle)
 {
-	uint64_t doorbell = tm_python_doorbell(session), now = session->now_ns;
+	uint64_t doorbell = tm_records_doorbell(session), now = session->now_ns;
 
 	if (doorbell != session->doorbell) {
 		session->doorbell = doorbell;
@@ -203,7 +203,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 	struct tm_error *err;
 
 	session->now_ns = tm_monotonic_ns() - session->begin_ns;
-	err = tm_python_read(session, false, &count);
+	err = tm_records_read(session, false, &count);
 	if (!err)
 		err = tm_target_poll(session->target, stop);
 	if (!err && stop->kind == TM_STOP_NONE)
@@ -213,7 +213,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 
 static struct tm_error *next_stop(struct tm_session *session, struct tm_stop *stop)
 {
-	return tm_python_records(session) ? read_and_poll(session, stop)
+	return tm_records_on(session) ? read_and_poll(session, stop)
 					  : tm_target_wait(session->target, stop);
 }
 
@@ -380,6 +380,18 @@ static struct tm_error *start_attached(struct tm_session *session)
 	return err ? err : tm_record_start(session);
 }
 
+static void describe_functions(const struct tm_session *session, struct tm_strbuf *what)
+{
+	size_t stop = tm_probe_unrecorded_count(session->probe);
+
+	tm_strbuf_printf(what, "%zu functions in %zu modules", tm_probe_function_count(session->probe),
+			 tm_probe_module_count(session->probe));
+	if (session->native)
+		tm_strbuf_puts(what, ", their pads record");
+	if (session->native && stop)
+		tm_strbuf_printf(what, ", but %zu stop (-v says why)", stop);
+}
+
 void tm_session_announce(struct tm_session *session)
 {
 	_cleanup_(tm_strbuf_deinit) struct tm_strbuf what = {0};
@@ -391,9 +403,7 @@ void tm_session_announce(struct tm_session *session)
 	if (session->traced == TM_SESSION_BOTH && tm_python_is_armed(session))
 		tm_strbuf_puts(&what, ", and ");
 	if (session->traced != TM_SESSION_PYTHON)
-		tm_strbuf_printf(&what, "%zu functions in %zu modules",
-				 tm_probe_function_count(session->probe),
-				 tm_probe_module_count(session->probe));
+		describe_functions(session, &what);
 	if (in_place)
 		tm_strbuf_printf(&what, "; %zu breakpoints step in place, which is slow", in_place);
 	if (session->config->started && !what.failed)
@@ -439,15 +449,28 @@ static void handle_unseen(struct tm_session *session)
 	}
 }
 
+/* No jump leads to a pad any more; who is inside the recorder is let out. */
+static struct tm_error *disable_native(struct tm_session *session)
+{
+	struct tm_error *err = tm_records_disable(session);
+	size_t count;
+
+	return tm_error_first(err, tm_records_read(session, true, &count));
+}
+
 /* Slots and jumps first: a breakpoint that is gone is then not missed. A step that fails must not keep the
    others from being taken: what stays behind would kill the target. */
 static struct tm_error *restore_target(struct tm_session *session)
 {
 	struct tm_error *err = tm_python_disarm(session);
-	size_t slots = session->foreign, patched = 0;
+	size_t slots = session->foreign, patched = 0, count;
 
+	if (session->native) /* whoever waits for a look still can be looked at */
+		err = tm_error_first(err, tm_records_read(session, true, &count));
 	err = tm_error_first(err, tm_probe_disarm(session->probe));
 	err = tm_error_first(err, tm_patches_remove_all(session->patches, &patched));
+	if (session->native)
+		err = tm_error_first(err, disable_native(session));
 	err = tm_error_first(err, tm_breakpoints_remove_all(session->breakpoints, &session->foreign));
 	session->foreign += slots + patched;
 	return err;
@@ -497,6 +520,8 @@ static void release(struct tm_session *session)
 		session->target->breakpoints = NULL;
 	tm_target_destroy(session->target);
 	tm_python_destroy(session->python);
+	tm_native_destroy(session->native);
+	tm_recording_destroy(session->recording);
 	tm_session_within_destroy(session);
 	tm_probe_destroy(session->probe);
 	tm_patches_destroy(session->patches);

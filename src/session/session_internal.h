@@ -1,6 +1,7 @@
 /*
  * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
- * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, events.c feeds the model,
+ * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, records.c reads what pads record,
+ * native.c makes tracebacks of that, events.c feeds the model,
  * snapshots.c takes named snapshots, saver.c writes the report while the trace goes on, record.c its
  * beginning and end, status.c tells how it goes.
  */
@@ -26,6 +27,7 @@ struct tm_saver;
 struct tm_python;
 struct tm_python_stacks;
 struct tm_within;
+struct tm_native;
 
 /* A module that is mapped and armed. */
 struct tm_loaded {
@@ -43,6 +45,9 @@ struct tm_session {
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
 	struct tm_probe *probe;		      /* arms nothing where the python domain alone is traced */
+	struct tm_recording *recording;	      /* NULL: nothing records */
+	struct tm_native *native;	      /* NULL: native calls stop */
+	bool native_refused;		      /* a recorder could not be put in place */
 	struct tm_python *python;	      /* NULL: only the native domain was asked for */
 	enum tm_session_domain traced;	      /* in the present image; RECOGNISE: not known yet */
 	enum tm_session_domain traced_before; /* in the image before it; RECOGNISE: there was none */
@@ -62,6 +67,7 @@ struct tm_session {
 	uint64_t status_ns, status_events;
 
 	/* where pads record */
+	uint64_t unringed; /* of the recording, as far as counted in `lost` */
 	uint64_t read_pause_ns;
 	uint64_t doorbell, watch_until_ns;
 
@@ -117,6 +123,8 @@ struct tm_error *tm_follow_open(struct tm_session *session);
 struct tm_error *tm_follow_attached(struct tm_session *session);
 struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable);
 struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child);
+/* The dynamic linker has changed its list, and the thread that did it waits. */
+struct tm_error *tm_follow_loader(struct tm_session *session);
 struct tm_error *
 tm_follow_arm_natives(struct tm_session *session); /* where modules were known but not armed */
 struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, bool *ours);
@@ -129,6 +137,8 @@ bool tm_stacks_pad_state(void *session, uint64_t pc, bool is_return_address, str
 bool tm_stacks_each_saved_pc(void *session, struct tm_thread *thread, tm_visit_pc visit, void *visit_context);
 bool tm_stacks_in_signal_handler(void *session, struct tm_thread *thread, uint64_t cfa);
 
+/* The traceback of the frames of session->walk, from `first` on. */
+struct tm_error *tm_stacks_intern(struct tm_session *session, size_t first, uint32_t *traceback);
 struct tm_frame tm_stacks_frame(const struct tm_walk_frame *walked);
 
 /* Walks the native stack into session->walk. */
@@ -160,18 +170,44 @@ void tm_python_freed(struct tm_session *session, uint64_t address); /* the inter
 /* Is the native call whose stack was walked last (session->walk) made by an allocator of the interpreter? */
 bool tm_python_is_inner(const struct tm_session *session);
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
-struct tm_error *tm_python_thread_born(struct tm_session *session, struct tm_thread *thread);
-void tm_python_tick(struct tm_session *session); /* a few times a second */
-uint64_t
-tm_python_doorbell(const struct tm_session *session);	  /* changes when a thread begins to wait for us */
 void tm_python_reset(struct tm_session *session);	  /* exec */
 bool tm_python_records(const struct tm_session *session); /* its pads record: nothing stops */
-/* Takes what was recorded: what is ready, or everything if all threads stand still or are gone. */
-struct tm_error *tm_python_read(struct tm_session *session, bool still, size_t *count);
+struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread, uint64_t pointer,
+				  const struct tm_record_header *record);
 void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
 const struct tm_named_frames *tm_python_named_frames(const struct tm_session *session); /* or NULL */
+
+/* records.c */
+bool tm_records_on(const struct tm_session *session); /* pads record, of whatever domain */
+struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python);
+struct tm_error *tm_records_disable(struct tm_session *session);
+void tm_records_forget(struct tm_session *session); /* the target is not touched */
+/* Takes what was recorded: what is ready, or everything if all threads stand still or are gone. */
+struct tm_error *tm_records_read(struct tm_session *session, bool still, size_t *count);
+uint64_t tm_records_doorbell(const struct tm_session *session); /* changes when a thread begins to wait for us */
+void tm_records_tick(struct tm_session *session);		/* a few times a second */
+struct tm_error *tm_records_thread_born(struct tm_session *session, struct tm_thread *thread);
+void tm_records_thread_gone(struct tm_session *session, const struct tm_thread *thread);
+
+/* native.c: all but the first two do nothing where session->native is NULL */
+/* Could native calls record, in the present image or one that is being started? */
+bool tm_native_may_record(const struct tm_session *session);
+/* Before modules are armed: puts the recorder in place where native calls are to record. */
+struct tm_error *tm_native_prepare(struct tm_session *session);
+struct tm_error *tm_native_enable(struct tm_session *session); /* behind it */
+void tm_native_loaded(struct tm_session *session, uint64_t start, uint64_t end);
+void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end);
+/* From now on a pad tells of the dynamic linker's list. An error where it cannot be. */
+struct tm_error *tm_native_watch_loader(struct tm_session *session, uint64_t address);
+bool tm_native_watches_loader(const struct tm_session *session);
+struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, const struct tm_thread *thread,
+				  const struct tm_record_header *record);
+/* Of the native event that is being taken. */
+struct tm_error *tm_native_traceback(struct tm_session *session, uint32_t *traceback);
+void tm_native_reset(struct tm_session *session); /* exec */
+void tm_native_destroy(struct tm_native *native);
 
 /* within.c */
 struct tm_error *tm_session_within_create(struct tm_session *session);

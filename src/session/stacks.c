@@ -35,30 +35,34 @@ void tm_stacks_walk(struct tm_session *session, struct tm_thread *thread, const 
 	session->fp_frames += walk->fp_frames;
 }
 
-/* Frame 0 of the walk is the allocator function itself: the traceback begins with its caller. */
-struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
-				     const struct tm_capture *capture, uint32_t *traceback)
+struct tm_error *tm_stacks_intern(struct tm_session *session, size_t first, uint32_t *traceback)
 {
 	struct tm_tracebacks *tracebacks = tm_tracer_tracebacks(session->tracer);
-	struct tm_walk *walk = &session->walk;
-	size_t total, stored;
+	const struct tm_walk *walk = &session->walk;
+	size_t total = walk->count > first ? walk->count - first : 0, stored;
 	enum tm_cut cut;
 
-	tm_stacks_walk(session, thread, capture);
-	total = walk->count ? walk->count - 1 : 0;
 	stored = total < tm_session_native_nframe(session) ? total : tm_session_native_nframe(session);
 	cut = stored < total ? TM_CUT_LIMIT : walk->cut;
 	if (!tm_vector_reserve(&session->frames, stored))
 		return tm_error_out_of_memory();
 	for (size_t i = 0; i < stored; i++) {
 		session->frames.items[i] =
-			tm_tracebacks_frame(tracebacks, tm_stacks_frame(&walk->frames[i + 1]));
+			tm_tracebacks_frame(tracebacks, tm_stacks_frame(&walk->frames[first + i]));
 		if (session->frames.items[i] == UINT32_MAX)
 			return tm_error_out_of_memory();
 	}
 	*traceback = tm_tracebacks_intern(tracebacks, session->frames.items, (uint32_t)stored,
 					  (uint32_t)total, cut);
 	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
+}
+
+/* Frame 0 of the walk is the allocator function itself: the traceback begins with its caller. */
+struct tm_error *tm_stacks_traceback(struct tm_session *session, struct tm_thread *thread,
+				     const struct tm_capture *capture, uint32_t *traceback)
+{
+	tm_stacks_walk(session, thread, capture);
+	return tm_stacks_intern(session, 1, traceback);
 }
 
 bool tm_stacks_pad_state(void *context, uint64_t pc, bool is_return_address, struct tm_pad_state *state)

@@ -31,6 +31,7 @@ void tm_threads_gone(void *context, struct tm_thread *thread)
 	if (session->probe)
 		tm_probe_thread_gone(session->probe, thread);
 	tm_python_thread_gone(session, thread);
+	tm_records_thread_gone(session, thread);
 	if (row)
 		row->last_seen = session->now_ns ? session->now_ns : 1;
 }

@@ -331,6 +331,23 @@ static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
 	return NULL;
 }
 
+struct tm_error *tm_breakpoint_remove(struct tm_breakpoints *breakpoints, uint64_t address, size_t *foreign)
+{
+	struct tm_breakpoint *breakpoint = (struct tm_breakpoint *)tm_breakpoint_find(breakpoints, address);
+	struct tm_replaced replaced;
+	struct tm_error *err;
+
+	if (!breakpoint)
+		return NULL;
+	err = leave_pads(breakpoints);
+	replaced = replaced_by(breakpoints, breakpoint);
+	err = tm_error_first(err, tm_replaced_restore(&replaced, breakpoints->target, foreign));
+	breakpoints->in_place -= !breakpoint->pad;
+	tm_map_remove(&breakpoints->by_address, address);
+	free(breakpoint);
+	return err;
+}
+
 struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, size_t *foreign)
 {
 	struct tm_error *err = leave_pads(breakpoints);

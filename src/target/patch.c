@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "arch/record_pad.h"
 #include "base/log.h"
 #include "base/vector.h"
 #include "target/pad.h"
@@ -230,6 +231,29 @@ static size_t looked_at(const struct tm_patches *patches, const struct tm_patch_
 	return request->size < most ? request->size : most;
 }
 
+/* A jump that a tracer has left which was killed: it leads into a pad of ours. */
+static bool is_left_jump(const struct tm_patches *patches, uint64_t address, const uint8_t *present)
+{
+	uint64_t to;
+
+	return tm_jump_parse(patches->config.target->arch, present, address, &to) &&
+	       tm_pads_contain(patches->config.pads, to);
+}
+
+/* It has been a jump for long, so that no thread can stand inside. */
+static struct tm_error *take_left_jump_away(const struct tm_patches *patches, const struct tm_patch_request *request)
+{
+	struct tm_target *target = patches->config.target;
+	uint8_t present[TM_JUMP_SIZE_MAX];
+	struct tm_error *err = tm_target_read(target, request->address, present, patches->jump_size);
+
+	if (err || memcmp(present, request->bytes, patches->jump_size) == 0 ||
+	    !is_left_jump(patches, request->address, present))
+		return err;
+	tm_log_info("a jump at 0x%" PRIx64 " of an earlier trace is taken over", request->address);
+	return tm_target_write(target, request->address, request->bytes, patches->jump_size);
+}
+
 static struct tm_error *check_bytes(const struct tm_patches *patches, const struct tm_patch_request *request)
 {
 	uint8_t present[TM_JUMP_SIZE_MAX + TM_INSN_BYTES_MAX];
@@ -240,7 +264,9 @@ static struct tm_error *check_bytes(const struct tm_patches *patches, const stru
 	    request->lowest_target - request->address < patches->jump_size)
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "its first %zu bytes cannot be replaced as one",
 				       patches->jump_size);
-	err = tm_target_read(patches->config.target, request->address, present, size);
+	err = take_left_jump_away(patches, request);
+	if (!err)
+		err = tm_target_read(patches->config.target, request->address, present, size);
 	if (!err && memcmp(present, request->bytes, size) != 0)
 		err = tm_error_create(TM_ERROR_UNSUPPORTED,
 				      "the code at 0x%" PRIx64 " is not its file's: somebody has changed it",
@@ -342,32 +368,52 @@ static bool copy_state(const struct tm_patches *patches, uint64_t original, uint
 	return state->original != 0;
 }
 
-/* The function that a call-through pad calls. */
-static uint64_t function_of(const struct tm_patches *patches, const struct tm_call_pad *pad)
+/* The function whose relocated beginning a pad goes on to. */
+static uint64_t function_of(const struct tm_patches *patches, uint64_t relocated)
 {
 	uint64_t original, code;
 
-	return tm_pads_origin(patches->config.pads, pad->original, &original, &code) ? original : 0;
+	return tm_pads_origin(patches->config.pads, relocated, &original, &code) ? original : 0;
+}
+
+static bool call_pad_state(const struct tm_patches *patches, const struct tm_call_pad *pad, size_t offset,
+			   bool is_return_address, struct tm_pad_state *state)
+{
+	if (!tm_call_pad_depth(pad, offset, &state->depth))
+		return false;
+	state->original = is_return_address ? 0 : function_of(patches, pad->original);
+	return is_return_address ? offset == pad->stop : state->original != 0;
+}
+
+/* Its calls return to it from the function, and from the recorder. */
+static bool record_pad_state(const struct tm_patches *patches, const struct tm_record_pad *pad, size_t offset,
+			     bool is_return_address, struct tm_pad_state *state)
+{
+	if (!tm_record_pad_depth(pad, offset, &state->depth))
+		return false;
+	state->original = is_return_address ? 0 : function_of(patches, pad->original);
+	return is_return_address || state->original != 0;
 }
 
 bool tm_patches_pad_state(struct tm_patches *patches, uint64_t pc, bool is_return_address,
 			  struct tm_pad_state *state)
 {
-	struct tm_target *target = patches->config.target;
-	uint8_t bytes[TM_CALL_PAD_SIZE_MAX];
-	struct tm_call_pad pad;
+	const struct tm_arch *arch = patches->config.target->arch;
+	uint8_t bytes[TM_RECORD_PAD_SIZE_MAX];
+	struct tm_record_pad record_pad;
+	struct tm_call_pad call_pad;
 	uint64_t original, code;
+	size_t size;
 
 	if (!tm_pads_origin(patches->config.pads, pc, &original, &code))
 		return false;
 	if (original != code)
 		return !is_return_address && copy_state(patches, original, code, pc, state);
-	if (!tm_call_pad_parse(target->arch, bytes, tm_target_read_some(target, code, bytes, sizeof(bytes)),
-			       &pad) ||
-	    !tm_call_pad_depth(&pad, pc - code, &state->depth))
-		return false;
-	state->original = is_return_address ? 0 : function_of(patches, &pad);
-	return is_return_address ? pc - code == pad.stop : state->original != 0;
+	size = tm_target_read_some(patches->config.target, code, bytes, sizeof(bytes));
+	if (tm_record_pad_parse(arch, bytes, size, &record_pad))
+		return record_pad_state(patches, &record_pad, pc - code, is_return_address, state);
+	return tm_call_pad_parse(arch, bytes, size, &call_pad) &&
+	       call_pad_state(patches, &call_pad, pc - code, is_return_address, state);
 }
 
 /* ---- letting go ---- */

@@ -1,0 +1,297 @@
+/*
+ * Functions whose pads record: which pad each kind of function gets. Nothing stops there. What the pads write is read in
+ * native_records.c.
+ *
+ * A function that throws cannot be called through, for its pad has no CFI that an exception could pass by. operator new
+ * needs none: the call of malloc that it makes tells the block, and the walk from there that it was operator new's.
+ * That it always makes such a call is looked up in its code. operator delete that does nothing but to call free is no
+ * event of its own.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "arch/reach.h"
+#include "arch/record_pad.h"
+#include "base/log.h"
+#include "debuginfo/symbol.h"
+#include "probe/call_state.h"
+#include "recorder/row_table.h"
+#include "target/pad.h"
+
+/* ---- the pad of a function ---- */
+
+static struct tm_record_pad_plan plan_for(const struct tm_probe *probe, const struct tm_function *function,
+					  uint64_t relocated)
+{
+	const struct tm_allocator *row = function->row;
+	const struct tm_recording *recording = probe->config.recording;
+	struct tm_record_pad_plan plan = {.original = relocated};
+
+	if (row->kind == TM_FREES) {
+		plan.entry = tm_recording_entry(recording, TM_ENTRY_NATIVE_FREE);
+		plan.needs_block = true;
+		return plan;
+	}
+	if (tm_allocator_throws(row)) {
+		plan.entry = tm_recording_entry(recording, TM_ENTRY_NATIVE_NEW);
+		return plan;
+	}
+	plan.leave = tm_recording_entry(recording, TM_ENTRY_NATIVE_LEAVE);
+	plan.what = function->number << 16;
+	if (row->kind == TM_RESIZES) {
+		plan.entry = tm_recording_entry(recording, TM_ENTRY_NATIVE_RESIZE);
+		plan.what |= TM_PAD_RESIZES;
+		plan.arguments[plan.argument_count++] = (uint8_t)row->old;
+	}
+	plan.arguments[plan.argument_count++] = (uint8_t)row->size;
+	if (row->count >= 0) {
+		plan.what |= TM_PAD_COUNTED;
+		plan.arguments[plan.argument_count++] = (uint8_t)row->count;
+	} else if (row->out >= 0) {
+		plan.what |= TM_PAD_OUT;
+		plan.arguments[plan.argument_count++] = (uint8_t)row->out;
+	}
+	return plan;
+}
+
+struct placing {
+	struct tm_probe *probe;
+	struct tm_function *function;
+};
+
+static struct tm_error *make_pad(void *context, uint64_t address, uint64_t relocated, uint64_t *pad)
+{
+	const struct placing *placing = context;
+	const struct tm_probe_config *config = &placing->probe->config;
+	struct tm_record_pad_plan plan = plan_for(placing->probe, placing->function, relocated);
+	struct tm_record_pad made;
+	struct tm_error *err = tm_record_pad_make(config->target->arch, &plan, &made);
+
+	if (!err)
+		err = tm_pads_place(config->pads, NULL, address, made.code, made.size, pad);
+	if (!err && made.call_size) /* the return address of its call: whoever meets it was called from within */
+		tm_rows_put(tm_recording_shared(config->recording), *pad + made.call_size,
+			    tm_row_rule(TM_ROW_STEP, TM_ROW_IN_CALL, 8 * made.words + 8, 0));
+	return err;
+}
+
+/* Numbers are never given twice: records of a function that is forgotten may still come. */
+static struct tm_error *give_number(struct tm_probe *probe, struct tm_function *function)
+{
+	if (probe->recorded_rows.count == TM_PAD_FUNCTIONS)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "there are too many functions");
+	function->number = (uint32_t)probe->recorded_rows.count;
+	return tm_vector_push(&probe->recorded_rows, function->row) ? NULL : tm_error_out_of_memory();
+}
+
+struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
+				    size_t size, const struct tm_exits *exits)
+{
+	struct placing placing = {probe, function};
+	const struct tm_patch_request request = {function->address,    bytes,	 size,
+						 exits->lowest_target, make_pad, &placing};
+	struct tm_error *err = give_number(probe, function);
+
+	if (!err)
+		err = tm_probe_survey(probe);
+	if (!err)
+		err = tm_patch_insert(probe->config.patches, &request);
+	function->recorded = !err;
+	return err;
+}
+
+/* ---- the dynamic linker ---- */
+
+#define LOADER_BYTES 16u /* a function, and what aligns the next one */
+
+static struct tm_error *make_loader_pad(void *context, uint64_t address, uint64_t relocated, uint64_t *pad)
+{
+	struct tm_probe *probe = context;
+	const struct tm_record_pad_plan plan = {
+		.original = relocated, .entry = tm_recording_entry(probe->config.recording, TM_ENTRY_NATIVE_LOADER)};
+	struct tm_record_pad made;
+	struct tm_error *err = tm_record_pad_make(probe->config.target->arch, &plan, &made);
+
+	return err ? err : tm_pads_place(probe->config.pads, NULL, address, made.code, made.size, pad);
+}
+
+/* The function does nothing: a return, and padding behind it (elf/dl-debug.c). */
+struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address)
+{
+	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
+	size_t available = 0;
+	const uint8_t *bytes = module ? tm_module_bytes(module, address - module->bias, &available) : NULL;
+	const struct tm_patch_request request = {
+		address, bytes, LOADER_BYTES, address + LOADER_BYTES, make_loader_pad, probe};
+	struct tm_error *err;
+
+	if (!bytes || available < LOADER_BYTES || module->image_is_copy)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "its file is not at hand to compare");
+	if (tm_code_is_jumped_into(probe->config.target->arch, module, address + 1,
+				   address + tm_jump_size(probe->config.target->arch)))
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "other code may jump into its first bytes");
+	err = tm_probe_survey(probe);
+	return err ? err : tm_patch_insert(probe->config.patches, &request);
+}
+
+/* ---- wrappers ---- */
+
+/* Functions of the C++ library, or of a program's own, that may do no more than call an allocator function. */
+bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row)
+{
+	return probe->config.recording && (strncmp(row->name, "_Zn", 3) == 0 || strncmp(row->name, "_Zd", 3) == 0);
+}
+
+struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
+				   uint64_t size)
+{
+	const struct tm_deferred deferred = {row, address, size};
+
+	return tm_vector_push(&probe->deferred, deferred) ? NULL : tm_error_out_of_memory();
+}
+
+/* Whether a call of a function is told: it is recorded, or comes to one that is. */
+struct wanted {
+	struct tm_probe *probe;
+	const struct tm_module *module; /* whose code calls */
+	bool frees;			/* or allocates */
+};
+
+static bool is_told(const struct wanted *wanted, uint64_t address)
+{
+	const struct tm_function *function = tm_function_at(&wanted->probe->entries, address);
+	const uint64_t *passed = tm_map_get(&wanted->probe->passed, address);
+
+	if (passed)
+		return wanted->frees;
+	return function && function->recorded && (function->row->kind == TM_FREES) == wanted->frees;
+}
+
+struct slot_search {
+	const struct wanted *wanted;
+	uint64_t slot; /* ELF virtual address */
+	bool found;
+};
+
+static bool compare_slot(uint64_t slot_vaddr, void *context)
+{
+	struct slot_search *search = context;
+
+	search->found = search->found || search->slot == slot_vaddr;
+	return !search->found;
+}
+
+/* A slot that the dynamic linker has not bound yet leads to a function by its name. */
+static bool names_told(const struct wanted *wanted, uint64_t slot)
+{
+	struct slot_search search = {wanted, slot - wanted->module->bias, false};
+	uint64_t address, place;
+
+	for (size_t i = 0; !search.found && tm_map_next(&wanted->probe->entries, &i, &address, &place);)
+		if (is_told(wanted, address))
+			tm_error_destroy(tm_module_each_got_slot(
+				wanted->module, ((const struct tm_function *)(uintptr_t)place)->row->name, 0,
+				compare_slot, &search));
+	return search.found;
+}
+
+static bool slot_is_told(const struct wanted *wanted, uint64_t slot)
+{
+	uint64_t word = 0;
+	struct tm_error *err = tm_target_read(wanted->probe->config.target, slot, &word, sizeof(word));
+	bool bound = !err && tm_module_map_find(wanted->probe->config.modules, word) != wanted->module;
+
+	tm_error_destroy(err);
+	return is_told(wanted, word) || (!bound && names_told(wanted, slot));
+}
+
+static bool is_wanted(void *context, uint64_t address, bool is_slot)
+{
+	const struct wanted *wanted = context;
+	const uint8_t *bytes;
+	size_t available;
+	uint64_t slot;
+
+	if (is_slot)
+		return slot_is_told(wanted, address);
+	if (is_told(wanted, address))
+		return true;
+	bytes = tm_module_bytes(wanted->module, address - wanted->module->bias, &available);
+	return bytes && tm_stub_slot(wanted->probe->config.target->arch, bytes, available, address, &slot) &&
+	       slot_is_told(wanted, slot);
+}
+
+static bool reaches(struct tm_probe *probe, const struct tm_deferred *deferred)
+{
+	struct wanted wanted = {probe, tm_module_map_find(probe->config.modules, deferred->address),
+				deferred->row->kind == TM_FREES};
+	const uint8_t *bytes;
+	size_t available;
+
+	if (!wanted.module)
+		return false;
+	bytes = tm_module_bytes(wanted.module, deferred->address - wanted.module->bias, &available);
+	return bytes && deferred->size && deferred->size <= available &&
+	       tm_body_reaches(probe->config.target->arch, bytes, deferred->size, deferred->address, is_wanted,
+			       &wanted);
+}
+
+static struct tm_error *settle(struct tm_probe *probe, const struct tm_deferred *deferred)
+{
+	if (deferred->row->kind != TM_FREES)
+		return tm_function_arm(probe, deferred->row, deferred->address, deferred->size, TM_ARM_WRAPPER);
+	tm_log_debug("%s at 0x%" PRIx64 " is told by what it calls", deferred->row->name, deferred->address);
+	return tm_map_put(&probe->passed, deferred->address, 1) ? NULL : tm_error_out_of_memory();
+}
+
+/* One wrapper may call another: until nothing changes. */
+static struct tm_error *settle_reaching(struct tm_probe *probe)
+{
+	struct tm_error *err = NULL;
+	bool changed = true;
+
+	while (!err && changed) {
+		changed = false;
+		for (size_t i = 0; !err && i < probe->deferred.count;) {
+			struct tm_deferred deferred = probe->deferred.items[i];
+
+			if (!reaches(probe, &deferred)) {
+				i++;
+				continue;
+			}
+			tm_vector_remove_unordered(&probe->deferred, i);
+			err = settle(probe, &deferred);
+			changed = true;
+		}
+	}
+	return err;
+}
+
+struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe)
+{
+	struct tm_error *err = settle_reaching(probe);
+
+	for (size_t i = 0; !err && i < probe->deferred.count; i++) {
+		const struct tm_deferred *deferred = &probe->deferred.items[i];
+
+		err = tm_function_arm(probe, deferred->row, deferred->address, deferred->size, TM_ARM_PLAIN);
+	}
+	probe->deferred.count = 0;
+	return err;
+}
+
+/* ---- where a frame stands ---- */
+
+enum tm_probe_code tm_probe_code_at(const struct tm_probe *probe, uint64_t pc)
+{
+	uint64_t address, place;
+
+	for (size_t i = 0; tm_map_next(&probe->entries, &i, &address, &place);) {
+		const struct tm_function *function = (const struct tm_function *)(uintptr_t)place;
+
+		if (pc - address >= function->size || function->row->kind == TM_FREES || function->is_resolver)
+			continue;
+		return function->recorded && tm_allocator_throws(function->row) ? TM_CODE_WRAPPER : TM_CODE_ALLOCATOR;
+	}
+	return TM_CODE_OTHER;
+}

@@ -1,0 +1,148 @@
+/* What the ways of all records seldom come by: waiting for the tracer, a thread's first event, a jump out. */
+#include "recorder/writer.h"
+
+/* recorder.ld puts the entries' offsets behind it. */
+__attribute__((section(".magic"), used)) static const char magic[16] = TM_RECORDER_MAGIC;
+
+/* ---- waiting ---- */
+
+static void give_up(void)
+{
+	struct tm_shared *shared = shared_words();
+	uint64_t never = 0; /* of threads that give up together, the first one says when */
+
+	__atomic_compare_exchange_n(&shared->lost_time, &never, time_stamp(), false, __ATOMIC_RELEASE,
+				    __ATOMIC_RELAXED);
+	__atomic_store_n(&shared->lost, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&shared->enabled, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
+}
+
+static void rest(unsigned turn)
+{
+	uint64_t pause[2] = {0, 50000}; /* struct timespec */
+
+	if (turn < 500 || !control->may_sleep)
+		relax();
+	else if (turn < 1000)
+		system_call(SYS_sched_yield, NULL, NULL);
+	else
+		system_call(SYS_nanosleep, pause, NULL);
+}
+
+/*
+ * What is waited for counts only while this thread runs: where both sides were stopped together (a job, a
+ * machine that slept), the tracer gets its time. Counters of two processors may differ by a little.
+ */
+static uint64_t spent_since(uint64_t *last)
+{
+	uint64_t now = time_stamp(), longest = control->patience / 16;
+	int64_t spent = (int64_t)(now - *last);
+
+	*last = now;
+	return spent < 0 ? 0 : (uint64_t)spent > longest ? longest : (uint64_t)spent;
+}
+
+bool tm_writer_wait(const uint64_t *word, uint64_t at_least)
+{
+	uint64_t last = time_stamp(), spent = 0;
+
+	for (unsigned turn = 0;; turn++) {
+		if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
+			return false;
+		if (load(word) >= at_least)
+			return true;
+		if (!__atomic_load_n(&shared_words()->enabled, __ATOMIC_ACQUIRE)) {
+			__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
+			return false;
+		}
+		spent += spent_since(&last);
+		if (spent > control->patience) {
+			give_up();
+			return false;
+		}
+		rest(turn);
+	}
+}
+
+void tm_writer_wait_for_look(struct writer *writer, uint64_t behind)
+{
+	__atomic_fetch_add(&shared_words()->doorbell, 1, __ATOMIC_RELEASE);
+	tm_writer_wait(&writer->ring->looked, behind);
+}
+
+/* ---- the thread's ring ---- */
+
+/* Only the thread itself claims for itself; a handler that comes between may have been quicker. */
+static struct tm_recorder_thread *claim(uint64_t pointer)
+{
+	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
+		struct tm_recorder_thread *thread = &control->threads[at];
+		uint64_t present = load(&thread->thread_pointer);
+
+		while (present == 0 || present == TM_THREAD_GONE) {
+			if (!__atomic_compare_exchange_n(&thread->thread_pointer, &present, pointer, false,
+							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+				continue;
+			store(&thread->inside, 0);
+			thread->state = thread->tail = thread->has_ring = 0;
+			thread->stack = (struct tm_recorder_stack){0};
+			return thread;
+		}
+		if (present == pointer)
+			return thread;
+	}
+	__atomic_fetch_add(&control->unringed, 1, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer)
+{
+	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
+		struct tm_recorder_thread *thread = &control->threads[at];
+		uint64_t present = load(&thread->thread_pointer);
+
+		if (present == pointer)
+			return thread;
+		if (!present)
+			break;
+	}
+	return claim(pointer);
+}
+
+/* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the
+   ring. What was reserved in it before, and is not committed, never will be: what the tracer knows of the
+   stack is not known. */
+void tm_writer_take_ring(struct tm_recorder_thread *thread, struct tm_ring_head *ring)
+{
+	unsigned index = (unsigned)(thread - control->threads);
+
+	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
+	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
+	store(&ring->abandoned, ring->head);
+	store(&ring->thread_pointer, thread->thread_pointer);
+	thread->stack.count = 0;
+	thread->has_ring = 1;
+}
+
+/* Is this a signal handler on a stack of its own? Where it may not be asked: it could be. */
+static bool is_on_signal_stack(void)
+{
+	struct {
+		void *start;
+		int flags;
+		uint64_t size;
+	} stack; /* stack_t of sigaltstack(2) */
+
+	return !control->may_sleep || system_call(SYS_sigaltstack, NULL, &stack) ||
+	       stack.flags & 1; /* SS_ONSTACK */
+}
+
+/*
+ * The thread is inside already. A handler that interrupted it is farther down, or on a stack of its own: its
+ * outer frame will go on. Else the thread has jumped out.
+ */
+bool tm_writer_has_jumped(uint64_t inside, uint64_t sp)
+{
+	return inside <= sp && !is_on_signal_stack();
+}

@@ -1,0 +1,385 @@
+/*
+ * The native domain where its pads record: the recorder put in place, the rows that it walks by, and the stacks that it
+ * records, each as what has changed since the record before in its ring.
+ */
+#include "session/session_internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "model/call_tree.h"
+#include "recorder/row_table.h"
+
+#define STACK_GAP (1u << 20) /* below the main thread's stack the kernel keeps so many bytes free (stack_guard_gap) */
+
+/* A thread's stack as its last record had it: nodes of the call tree, the outermost first. */
+struct stack {
+	struct tm_vector(uint32_t) nodes;
+};
+
+struct tm_native {
+	struct tm_call_tree *tree;
+	struct stack stacks[TM_RINGS];
+	/* Of the record that is being taken. */
+	uint32_t node;
+	bool is_walked;	    /* its stack is session->walk, */
+	size_t first_frame; /* from this frame on */
+	bool loader_watched;
+	uint64_t looks;
+};
+
+static struct tm_shared *shared_words(const struct tm_session *session)
+{
+	return tm_recording_shared(session->recording);
+}
+
+/* ---- putting it in place ---- */
+
+static struct tm_error *create(struct tm_session *session)
+{
+	struct tm_native *native = calloc(1, sizeof(*native));
+	struct tm_error *err;
+
+	if (!native)
+		return tm_error_out_of_memory();
+	err = tm_call_tree_create(tm_tracer_tracebacks(session->tracer), tm_session_native_nframe(session),
+				  &native->tree);
+	if (err)
+		free(native);
+	else
+		session->native = native;
+	return err;
+}
+
+static struct tm_error *install(struct tm_session *session)
+{
+	const struct tm_recorder_python no_interpreter = {0};
+	struct tm_error *err = create(session);
+
+	if (err)
+		return err;
+	err = tm_records_install(session, &no_interpreter);
+	if (err) {
+		tm_native_destroy(session->native);
+		session->native = NULL;
+	} else {
+		tm_probe_use_recording(session->probe, session->recording);
+	}
+	return err;
+}
+
+bool tm_native_may_record(const struct tm_session *session)
+{
+	return (session->traced == TM_SESSION_NATIVE || session->traced == TM_SESSION_RECOGNISE) &&
+	       !session->native_refused && session->config->probe != TM_SESSION_PROBE_BREAKPOINT && !session->within;
+}
+
+struct tm_error *tm_native_prepare(struct tm_session *session)
+{
+	_cleanup_error_ struct tm_error *reason = NULL;
+	_cleanup_free_ char *text = NULL;
+	struct tm_error *err;
+
+	if (!tm_native_may_record(session) || session->traced != TM_SESSION_NATIVE || session->native)
+		return NULL;
+	err = install(session);
+	if (!err || session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
+		return err;
+	session->native_refused = true;
+	reason = err;
+	if (asprintf(&text, "every call stops, which is slow: %s", reason->message) >= 0)
+		tm_session_warn(session, text);
+	return NULL;
+}
+
+struct tm_error *tm_native_enable(struct tm_session *session)
+{
+	return session->native ? tm_recording_enable(session->recording) : NULL;
+}
+
+void tm_native_destroy(struct tm_native *native)
+{
+	if (!native)
+		return;
+	tm_call_tree_destroy(native->tree);
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		tm_vector_deinit(&native->stacks[i].nodes);
+	free(native);
+}
+
+void tm_native_reset(struct tm_session *session)
+{
+	if (!session->native)
+		return;
+	tm_probe_use_recording(session->probe, NULL);
+	tm_records_forget(session);
+	tm_native_destroy(session->native);
+	session->native = NULL;
+}
+
+void tm_native_loaded(struct tm_session *session, uint64_t start, uint64_t end)
+{
+	if (session->native)
+		tm_rows_forget(shared_words(session), start, end);
+}
+
+void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end)
+{
+	if (!session->native)
+		return;
+	tm_rows_forget(shared_words(session), start, end);
+	tm_rows_new_generation(shared_words(session));
+	tm_call_tree_forget_pcs(session->native->tree);
+}
+
+/* ---- looking at a stack whose thread waits ---- */
+
+/* The thread's own stack, as far as that can be told: the main thread's, or one with the thread's control block at its
+ * upper end (glibc's and musl's). On any other stack the tracer walks. */
+static bool find_bounds(const struct tm_session *session, uint64_t sp, uint64_t thread_pointer, uint64_t *low,
+			uint64_t *high)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	_cleanup_error_ struct tm_error *err = tm_target_mappings(session->target, &mappings);
+	const struct tm_mapping *mapping = err ? NULL : tm_mappings_find(&mappings, sp);
+
+	if (!mapping || !mapping->writable)
+		return false;
+	*low = mapping->start;
+	*high = mapping->end;
+	if (strcmp(mapping->path, "[stack]") == 0) {
+		*low -= STACK_GAP;
+		return true;
+	}
+	if (thread_pointer < sp || thread_pointer >= mapping->end)
+		return false;
+	*high = thread_pointer & ~UINT64_C(7);
+	return true;
+}
+
+static void check_bounds(struct tm_session *session, unsigned ring, uint64_t sp)
+{
+	struct tm_ring_head *head = tm_recording_ring(session->recording, ring);
+	uint64_t low, high;
+
+	if (sp - 8 >= head->stack_low && sp <= head->stack_high)
+		return;
+	if (!find_bounds(session, sp, head->thread_pointer, &low, &high))
+		return;
+	__atomic_store_n(&head->stack_low, low, __ATOMIC_RELEASE);
+	__atomic_store_n(&head->stack_high, high, __ATOMIC_RELEASE);
+}
+
+/* DWARF numbers: psABI x86-64, figure 3.36. */
+static const uint8_t register_numbers[TM_RECORD_REGISTERS] = {
+	[TM_RECORD_PC] = 16,  [TM_RECORD_SP] = 7,   [TM_RECORD_RBP] = 6,  [TM_RECORD_RBX] = 3,
+	[TM_RECORD_R12] = 12, [TM_RECORD_R13] = 13, [TM_RECORD_R14] = 14, [TM_RECORD_R15] = 15,
+};
+
+/* Frame 0 stands for the allocator function, at its entry. */
+static void walk_recorded(struct tm_session *session, const struct tm_record_native *record)
+{
+	struct tm_memory memory = tm_target_memory(session->target);
+	struct tm_capture capture = {.memory = &memory};
+
+	for (unsigned i = 0; i < TM_RECORD_REGISTERS; i++)
+		capture.regs.value[register_numbers[i]] = record->words[i];
+	capture.regs.value[session->target->arch->sp] -= sizeof(uint64_t);
+	capture.start = capture.regs.value[session->target->arch->sp];
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX,
+		  &session->walk);
+	session->fp_frames += session->walk.fp_frames;
+}
+
+/* ---- rows ---- */
+
+static bool has_step(const struct tm_session *session, const struct tm_row *row)
+{
+	const struct tm_arch *arch = session->target->arch;
+
+	return row->simple && !row->is_signal && row->return_offset == -8 &&
+	       (row->cfa_register == arch->sp || row->cfa_register == arch->fp) &&
+	       abs(row->cfa_offset) < TM_ROW_OFFSET_MAX &&
+	       (row->fp_offset == TM_FP_SAME || abs(row->fp_offset) < TM_ROW_OFFSET_MAX);
+}
+
+static uint64_t make_rule(const struct tm_session *session, uint64_t lookup)
+{
+	const struct tm_row *row = tm_cfi_find(session->cfi, lookup).row;
+	enum tm_probe_code code = tm_probe_code_at(session->probe, lookup);
+	uint64_t flags = code == TM_CODE_ALLOCATOR ? TM_ROW_IN_CALL
+			 : code == TM_CODE_WRAPPER ? TM_ROW_WRAPPER
+						   : 0;
+	bool saved;
+
+	if (row && row->outermost)
+		return tm_row_rule(TM_ROW_OUTERMOST, flags, 0, 0);
+	if (!row || !has_step(session, row))
+		return tm_row_rule(TM_ROW_LOOK, flags, 0, 0);
+	saved = row->fp_offset != TM_FP_SAME;
+	flags |= saved ? TM_ROW_FP_SAVED : 0;
+	flags |= row->cfa_register == session->target->arch->fp ? TM_ROW_CFA_FROM_FP : 0;
+	return tm_row_rule(TM_ROW_STEP, flags, row->cfa_offset, saved ? row->fp_offset : 0);
+}
+
+/* Rows for the callers that were walked; under a signal frame a pc is no return address. */
+static void publish_rows(struct tm_session *session)
+{
+	const struct tm_walk *walk = &session->walk;
+
+	for (size_t i = 1; i < walk->count; i++)
+		if (walk->frames[i].lookup == walk->frames[i].pc - 1)
+			tm_rows_put(shared_words(session), walk->frames[i].pc,
+				    make_rule(session, walk->frames[i].lookup));
+}
+
+/* ---- what a walked stack says of its call ---- */
+
+static enum tm_probe_code code_of(const struct tm_session *session, size_t frame)
+{
+	return tm_probe_code_at(session->probe, session->walk.frames[frame].lookup);
+}
+
+/* As the recorder does it: passes operator new, and looks for other calls of an allocator up to a signal frame. */
+static bool is_inner(struct tm_session *session)
+{
+	struct tm_native *native = session->native;
+	const struct tm_walk *walk = &session->walk;
+	size_t i = 1;
+
+	while (i < walk->count && !walk->frames[i].is_signal && code_of(session, i) == TM_CODE_WRAPPER)
+		i++;
+	native->first_frame = i;
+	for (; i < walk->count && !walk->frames[i].is_signal; i++)
+		if (code_of(session, i) != TM_CODE_OTHER)
+			return true;
+	return walk->in_call;
+}
+
+/* The size that operator new was asked for is known by the thread, which waits. */
+static void correct_size(struct tm_session *session, unsigned ring, struct tm_record_native *record)
+{
+	size_t first = session->native->first_frame;
+	struct tm_recorder_stack stack;
+
+	if (first == 1 || !tm_recording_read_stack(session->recording, ring, &stack))
+		return;
+	record->old = session->walk.frames[first - 1].pc;
+	for (size_t i = 0; i < TM_ARRAY_SIZE(stack.news) && i < stack.new_count; i++)
+		if (stack.news[i].cfa == session->walk.frames[first - 1].cfa)
+			record->size = stack.news[i].size;
+}
+
+static struct tm_error *take_walked(struct tm_session *session, unsigned ring, const struct tm_thread *thread,
+				    const struct tm_record_native *recorded)
+{
+	struct tm_record_native record = *recorded;
+	bool inner;
+
+	session->native->looks++;
+	check_bounds(session, ring, recorded->words[TM_RECORD_SP]);
+	walk_recorded(session, recorded);
+	publish_rows(session);
+	if (record.header.kind == TM_RECORD_NATIVE_STACK)
+		return NULL;
+	inner = is_inner(session);
+	session->native->is_walked = true;
+	if (!inner && record.header.kind != TM_RECORD_NATIVE_RESIZE_END)
+		correct_size(session, ring, &record);
+	return tm_probe_record(session->probe, ring, thread, &record.header, inner);
+}
+
+/* ---- what the recorder has walked itself ---- */
+
+/* A frame that is new below its caller. */
+static struct tm_error *add_node(struct tm_session *session, uint32_t parent, uint64_t pc, uint32_t *node)
+{
+	struct tm_cfi_hit hit = tm_cfi_find(session->cfi, pc - 1);
+	const struct tm_walk_frame walked = {.pc = pc, .lookup = pc - 1, .module = hit.module};
+	uint32_t frame = tm_tracebacks_frame(tm_tracer_tracebacks(session->tracer), tm_stacks_frame(&walked));
+
+	*node = frame == UINT32_MAX ? UINT32_MAX : tm_call_tree_add(session->native->tree, parent, pc, frame);
+	return *node == UINT32_MAX ? tm_error_out_of_memory() : NULL;
+}
+
+/* The ring's stack as of this record. A ring may hold anything: what it says was kept need not be there. */
+static struct tm_error *follow_stack(struct tm_session *session, unsigned ring, const struct tm_record_native *record)
+{
+	struct tm_native *native = session->native;
+	struct stack *stack = &native->stacks[ring];
+	uint32_t node = TM_CALL_TREE_ROOT;
+	struct tm_error *err = NULL;
+
+	if (record->kept < stack->nodes.count)
+		stack->nodes.count = record->kept;
+	if (stack->nodes.count)
+		node = stack->nodes.items[stack->nodes.count - 1];
+	if (!tm_vector_reserve(&stack->nodes, stack->nodes.count + record->fresh))
+		return tm_error_out_of_memory();
+	for (unsigned i = record->fresh; !err && i-- > 0;) {
+		uint64_t pc = record->words[i];
+		uint32_t found = tm_call_tree_find(native->tree, node, pc);
+
+		if (__builtin_expect(found == UINT32_MAX, 0))
+			err = add_node(session, node, pc, &found);
+		node = found;
+		stack->nodes.items[stack->nodes.count++] = node;
+	}
+	native->node = node;
+	native->is_walked = false;
+	return err;
+}
+
+static bool has_stack(const struct tm_record_header *record)
+{
+	switch (record->kind) {
+	case TM_RECORD_NATIVE_ALLOCATE:
+	case TM_RECORD_NATIVE_RESIZE_END:
+	case TM_RECORD_NATIVE_FAIL:
+	case TM_RECORD_NATIVE_FRAMES:
+	case TM_RECORD_NATIVE_STACK:
+		return true;
+	}
+	return false;
+}
+
+struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, const struct tm_thread *thread,
+				  const struct tm_record_header *record)
+{
+	const struct tm_record_native *native = (const struct tm_record_native *)record;
+	struct tm_error *err = NULL;
+
+	if (has_stack(record)) {
+		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))
+			return take_walked(session, ring, thread, native);
+		err = follow_stack(session, ring, native);
+	}
+	return err ? err : tm_probe_record(session->probe, ring, thread, record, false);
+}
+
+struct tm_error *tm_native_traceback(struct tm_session *session, uint32_t *traceback)
+{
+	struct tm_native *native = session->native;
+
+	if (native->is_walked)
+		return tm_stacks_intern(session, native->first_frame, traceback);
+	*traceback = tm_call_tree_traceback(native->tree, native->node);
+	return *traceback == UINT32_MAX ? tm_error_out_of_memory() : NULL;
+}
+
+/* ---- the dynamic linker ---- */
+
+bool tm_native_watches_loader(const struct tm_session *session)
+{
+	return session->native && session->native->loader_watched;
+}
+
+struct tm_error *tm_native_watch_loader(struct tm_session *session, uint64_t address)
+{
+	struct tm_error *err = tm_probe_record_loader(session->probe, address);
+
+	session->native->loader_watched = !err;
+	return err;
+}
