@@ -152,16 +152,17 @@ static const struct relocation_types {
 };
 
 struct slot_search {
-	const struct tm_elf *elf;
+	struct tm_elf elf;
 	const struct relocation_types *types;
 	struct tm_elf_symbols symbols;
-	const char *name;
+	const char *name; /* NULL: of whatever name */
 	uint64_t resolver_vaddr;
 	bool (*visit)(uint64_t slot_vaddr, void *context);
 	void *context;
+	const char *visited_name; /* of the word that is visited */
 };
 
-static bool is_wanted(const struct slot_search *search, const Elf64_Rela *relocation)
+static bool is_wanted(struct slot_search *search, const Elf64_Rela *relocation)
 {
 	uint32_t type = ELF64_R_TYPE(relocation->r_info);
 	size_t index = ELF64_R_SYM(relocation->r_info);
@@ -173,11 +174,12 @@ static bool is_wanted(const struct slot_search *search, const Elf64_Rela *reloca
 	    index >= search->symbols.count)
 		return false;
 	symbol = tm_elf_symbol(&search->symbols, index);
-	return strcmp(tm_elf_symbol_name(&search->symbols, &symbol), search->name) == 0;
+	search->visited_name = tm_elf_symbol_name(&search->symbols, &symbol);
+	return !search->name || strcmp(search->visited_name, search->name) == 0;
 }
 
 /* False when the visitor has enough. */
-static bool visit_relocations(const struct slot_search *search, struct tm_bytes table)
+static bool visit_relocations(struct slot_search *search, struct tm_bytes table)
 {
 	for (size_t i = 0; i < table.size / sizeof(Elf64_Rela); i++) {
 		Elf64_Rela relocation;
@@ -189,7 +191,7 @@ static bool visit_relocations(const struct slot_search *search, struct tm_bytes 
 	return true;
 }
 
-static struct tm_error *visit_dynamic_relocations(const struct slot_search *search)
+static struct tm_error *visit_dynamic_relocations(struct slot_search *search)
 {
 	static const struct {
 		int64_t place, size;
@@ -199,10 +201,10 @@ static struct tm_error *visit_dynamic_relocations(const struct slot_search *sear
 		struct tm_bytes table;
 		uint64_t place, size;
 
-		if (!tm_elf_dynamic(search->elf, tables[i].place, &place, NULL) ||
-		    !tm_elf_dynamic(search->elf, tables[i].size, &size, NULL) || !size)
+		if (!tm_elf_dynamic(&search->elf, tables[i].place, &place, NULL) ||
+		    !tm_elf_dynamic(&search->elf, tables[i].size, &size, NULL) || !size)
 			continue;
-		table = tm_elf_at_exactly(search->elf, place, size);
+		table = tm_elf_at_exactly(&search->elf, place, size);
 		if (!table.data)
 			return tm_error_create(TM_ERROR_BAD_FORMAT,
 					       "damaged ELF file: relocations lie outside");
@@ -214,16 +216,37 @@ static struct tm_error *visit_dynamic_relocations(const struct slot_search *sear
 
 /* A static executable has no PT_DYNAMIC: its IRELATIVE relocations stand between __rela_iplt_start and _end.
  */
-static void visit_static_relocations(const struct slot_search *search)
+static void visit_static_relocations(struct slot_search *search)
 {
 	Elf64_Shdr section;
 
-	for (size_t i = 1; i < search->elf->section_count; i++) {
-		if (tm_elf_section(search->elf, i, &section) && section.sh_type == SHT_RELA &&
+	for (size_t i = 1; i < search->elf.section_count; i++) {
+		if (tm_elf_section(&search->elf, i, &section) && section.sh_type == SHT_RELA &&
 		    (section.sh_flags & SHF_ALLOC) &&
-		    !visit_relocations(search, tm_elf_section_bytes(search->elf, &section)))
+		    !visit_relocations(search, tm_elf_section_bytes(&search->elf, &section)))
 			return;
 	}
+}
+
+static struct tm_error *search_slots(const struct tm_module *module, struct slot_search *search)
+{
+	struct tm_error *err;
+	Elf64_Phdr dynamic;
+
+	if (!tm_module_elf(module, &search->elf))
+		return NULL;
+	for (size_t i = 0; i < TM_ARRAY_SIZE(relocation_types); i++) {
+		if (relocation_types[i].machine == search->elf.header.e_machine)
+			search->types = &relocation_types[i];
+	}
+	if (!search->types)
+		return NULL;
+	err = tm_elf_symbols_dynamic(&search->elf, &search->symbols);
+	if (!err && tm_elf_find_segment(&search->elf, PT_DYNAMIC, &dynamic))
+		err = visit_dynamic_relocations(search);
+	else if (!err)
+		visit_static_relocations(search);
+	return err ? tm_error_prefix(err, "%s", module->path) : NULL;
 }
 
 struct tm_error *tm_module_each_got_slot(const struct tm_module *module, const char *name,
@@ -232,23 +255,32 @@ struct tm_error *tm_module_each_got_slot(const struct tm_module *module, const c
 {
 	struct slot_search search = {
 		.name = name, .resolver_vaddr = resolver_vaddr, .visit = visit, .context = context};
-	struct tm_error *err;
-	Elf64_Phdr dynamic;
-	struct tm_elf elf;
 
-	if (!tm_module_elf(module, &elf))
-		return NULL;
-	search.elf = &elf;
-	for (size_t i = 0; i < TM_ARRAY_SIZE(relocation_types); i++) {
-		if (relocation_types[i].machine == elf.header.e_machine)
-			search.types = &relocation_types[i];
-	}
-	if (!search.types)
-		return NULL;
-	err = tm_elf_symbols_dynamic(&elf, &search.symbols);
-	if (!err && tm_elf_find_segment(&elf, PT_DYNAMIC, &dynamic))
-		err = visit_dynamic_relocations(&search);
-	else if (!err)
-		visit_static_relocations(&search);
-	return err ? tm_error_prefix(err, "%s", module->path) : NULL;
+	return search_slots(module, &search);
+}
+
+struct name_search {
+	struct slot_search *slots;
+	uint64_t slot_vaddr;
+	const char *name;
+};
+
+static bool compare_slot(uint64_t slot_vaddr, void *context)
+{
+	struct name_search *search = context;
+
+	if (slot_vaddr != search->slot_vaddr)
+		return true;
+	search->name = search->slots->visited_name;
+	return false;
+}
+
+const char *tm_module_got_slot_name(const struct tm_module *module, uint64_t slot_vaddr)
+{
+	struct slot_search slots = {.visit = compare_slot};
+	struct name_search search = {&slots, slot_vaddr, NULL};
+
+	slots.context = &search;
+	tm_error_destroy(search_slots(module, &slots)); /* a damaged module has no slots */
+	return search.name;
 }

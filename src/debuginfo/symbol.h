@@ -32,6 +32,10 @@ bool tm_module_find_dynamic_symbol(const struct tm_module *module, const char *n
 struct tm_error *tm_module_each_got_slot(const struct tm_module *module, const char *name, uint64_t resolver_vaddr,
 					 bool (*visit)(uint64_t slot_vaddr, void *context), void *context);
 
+/* The name of the symbol whose address such a relocation puts into the word at this ELF virtual address; NULL: there is none.
+   It lives as long as the module. */
+const char *tm_module_got_slot_name(const struct tm_module *module, uint64_t slot_vaddr);
+
 /* The first entry of .dynamic with this tag: the ELF virtual address of the word that holds its value (ld.so puts the
    address of struct r_debug into DT_DEBUG's). False if absent. */
 bool tm_module_dynamic_entry(const struct tm_module *module, int64_t tag, uint64_t *vaddr_of_value);

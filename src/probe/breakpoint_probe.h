@@ -63,13 +63,9 @@ struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const st
 /* The thread of a ring is gone: its resizes are abandoned. */
 struct tm_error *tm_probe_ring_gone(struct tm_probe *probe, unsigned ring, const struct tm_thread *thread);
 
-/* Whose code a caller's pc stands in. */
-enum tm_probe_code {
-	TM_CODE_OTHER,
-	TM_CODE_ALLOCATOR, /* a call that allocates is going on */
-	TM_CODE_WRAPPER,   /* operator new, whose block is that of the call of malloc that it makes */
-};
-enum tm_probe_code tm_probe_code_at(const struct tm_probe *probe, uint64_t pc);
+/* Does a caller that stands there do so in the midst of a call that allocates? operator new whose block is that of the
+   call of malloc that it makes is not meant. */
+bool tm_probe_is_in_call(const struct tm_probe *probe, uint64_t pc);
 
 /* A module was unmapped from [start, end): its functions are forgotten. */
 void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t start, uint64_t end);

@@ -139,6 +139,10 @@ struct tm_error *tm_call_finish(struct tm_probe *probe, struct tm_thread *thread
 	uint64_t address = register_of(thread, probe->config.target->arch->result);
 	struct tm_error *err = NULL;
 
+	if (probe->config.recording && tm_allocator_throws(call->row))
+		err = tm_recording_leave_new(probe->config.recording, thread, call->cfa);
+	if (err)
+		return err;
 	if (call->row->out >= 0 && (uint32_t)address == 0) /* an int: 0 is success */
 		err = tm_target_read(probe->config.target, call->out, &address, sizeof(address));
 	else if (call->row->out >= 0)
@@ -387,6 +391,13 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 		if (thread->probe == state) /* else the thread has died meanwhile, and its calls with it */
 			pop(state);
 		return tm_call_lose(probe, thread, row, err);
+	}
+	if (probe->config.recording && tm_allocator_throws(row)) {
+		const struct tm_recorder_call entered = {cfa, call->return_address, call->size, 1};
+
+		err = tm_recording_enter_new(probe->config.recording, thread, &entered);
+		if (err)
+			return err;
 	}
 	call->begun = row->kind == TM_RESIZES && call->old;
 	return call->begun ? emit_end(probe, thread, call, TM_EVENT_RESIZE_BEGIN) : NULL;

@@ -31,7 +31,7 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->stops);
 	tm_map_clear(&probe->passed);
 	tm_map_clear(&probe->armed_modules);
-	probe->deferred.count = 0;
+	probe->deferred.count = probe->names.count = 0;
 	tm_resizes_forget(probe);
 	probe->trampoline = 0;
 }
@@ -59,6 +59,7 @@ void tm_probe_destroy(struct tm_probe *probe)
 	tm_map_deinit(&probe->stops);
 	tm_map_deinit(&probe->passed);
 	tm_vector_deinit(&probe->deferred);
+	tm_vector_deinit(&probe->names);
 	tm_vector_deinit(&probe->recorded_rows);
 	tm_map_deinit(&probe->armed_modules);
 	free(probe);
@@ -163,6 +164,8 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	uint64_t *armed;
 	struct tm_error *err;
 
+	if (!tm_vector_push(&probe->names, (struct tm_deferred){row, address, size}))
+		return tm_error_out_of_memory();
 	if (!module || tm_map_get(&probe->entries, address))
 		return NULL; /* an alias: one address is one function */
 	function = calloc(1, sizeof(*function));
@@ -381,6 +384,7 @@ void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t sta
 {
 	forget_addresses(probe, &probe->exits, start, end, false);
 	forget_addresses(probe, &probe->returns, start, end, false);
+	forget_addresses(probe, &probe->passed, start, end, false);
 	forget_addresses(probe, &probe->entries, start, end, true);
 	tm_map_remove(&probe->armed_modules, module);
 }

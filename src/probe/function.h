@@ -40,6 +40,7 @@ struct tm_probe {
 	struct tm_map stops;   /* stop in a call-through pad -> struct tm_function * */
 	struct tm_map passed;  /* address of a function that is told by what it calls -> 1 */
 	struct tm_vector(struct tm_deferred) deferred;
+	struct tm_vector(struct tm_deferred) names; /* every function by every name that it has */
 	struct tm_vector(const struct tm_allocator *) recorded_rows; /* by number, also of functions that are gone */
 	size_t unrecorded; /* functions that keep breakpoints where others record */
 	struct tm_resize *resizes[TM_RINGS]; /* that have begun in a ring, the last one first */

@@ -147,7 +147,9 @@ struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_alloc
 {
 	const struct tm_deferred deferred = {row, address, size};
 
-	return tm_vector_push(&probe->deferred, deferred) ? NULL : tm_error_out_of_memory();
+	return tm_vector_push(&probe->deferred, deferred) && tm_vector_push(&probe->names, deferred)
+		       ? NULL
+		       : tm_error_out_of_memory();
 }
 
 /* Whether a call of a function is told: it is recorded, or comes to one that is. */
@@ -167,32 +169,16 @@ static bool is_told(const struct wanted *wanted, uint64_t address)
 	return function && function->recorded && (function->row->kind == TM_FREES) == wanted->frees;
 }
 
-struct slot_search {
-	const struct wanted *wanted;
-	uint64_t slot; /* ELF virtual address */
-	bool found;
-};
-
-static bool compare_slot(uint64_t slot_vaddr, void *context)
-{
-	struct slot_search *search = context;
-
-	search->found = search->found || search->slot == slot_vaddr;
-	return !search->found;
-}
-
 /* A slot that the dynamic linker has not bound yet leads to a function by its name. */
 static bool names_told(const struct wanted *wanted, uint64_t slot)
 {
-	struct slot_search search = {wanted, slot - wanted->module->bias, false};
-	uint64_t address, place;
+	const char *name = tm_module_got_slot_name(wanted->module, slot - wanted->module->bias);
+	const struct tm_allocator *row = name ? tm_allocator_find(name) : NULL;
 
-	for (size_t i = 0; !search.found && tm_map_next(&wanted->probe->entries, &i, &address, &place);)
-		if (is_told(wanted, address))
-			tm_error_destroy(tm_module_each_got_slot(
-				wanted->module, ((const struct tm_function *)(uintptr_t)place)->row->name, 0,
-				compare_slot, &search));
-	return search.found;
+	for (size_t i = 0; row && i < wanted->probe->names.count; i++)
+		if (wanted->probe->names.items[i].row == row && is_told(wanted, wanted->probe->names.items[i].address))
+			return true;
+	return false;
 }
 
 static bool slot_is_told(const struct wanted *wanted, uint64_t slot)
@@ -282,16 +268,16 @@ struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe)
 
 /* ---- where a frame stands ---- */
 
-enum tm_probe_code tm_probe_code_at(const struct tm_probe *probe, uint64_t pc)
+bool tm_probe_is_in_call(const struct tm_probe *probe, uint64_t pc)
 {
 	uint64_t address, place;
 
 	for (size_t i = 0; tm_map_next(&probe->entries, &i, &address, &place);) {
 		const struct tm_function *function = (const struct tm_function *)(uintptr_t)place;
+		bool wrapper = function->recorded && tm_allocator_throws(function->row);
 
-		if (pc - address >= function->size || function->row->kind == TM_FREES || function->is_resolver)
-			continue;
-		return function->recorded && tm_allocator_throws(function->row) ? TM_CODE_WRAPPER : TM_CODE_ALLOCATOR;
+		if (pc - address < function->size && function->row->kind != TM_FREES && !function->is_resolver)
+			return !wrapper;
 	}
-	return TM_CODE_OTHER;
+	return false;
 }

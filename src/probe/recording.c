@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -590,6 +591,73 @@ bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring
 
 	tm_error_destroy(err);
 	return read;
+}
+
+/* ---- calls of operator new that stop ---- */
+
+/* The thread's entry; UINT_MAX: it has none. */
+static struct tm_error *find_entry(struct tm_recording *recording, struct tm_thread *thread, unsigned *entry)
+{
+	uint64_t pointer = 0, present = 1;
+	struct tm_error *err = tm_target_thread_pointer(recording->target, thread, &pointer);
+
+	*entry = UINT_MAX;
+	for (unsigned i = 0, at = tm_thread_slot(pointer); !err && present && i < TM_RINGS;
+	     i++, at = (at + 1) % TM_RINGS) {
+		uint64_t place = control_field(recording, offsetof(struct tm_control, threads[at].thread_pointer));
+
+		err = tm_target_read(recording->target, place, &present, sizeof(present));
+		if (!err && present == pointer && pointer) {
+			*entry = at;
+			break;
+		}
+	}
+	return err;
+}
+
+static struct tm_error *write_stack(struct tm_recording *recording, unsigned entry,
+				    const struct tm_recorder_stack *stack)
+{
+	uint64_t place = control_field(recording, offsetof(struct tm_control, threads[entry].stack));
+
+	return tm_target_write(recording->target, place, stack, sizeof(*stack));
+}
+
+/* Those at or below the CFA are over. */
+static void drop_news(struct tm_recorder_stack *stack, uint64_t cfa)
+{
+	if (stack->new_count > TM_ARRAY_SIZE(stack->news))
+		stack->new_count = 0;
+	while (stack->new_count && stack->news[stack->new_count - 1].cfa <= cfa)
+		stack->new_count--;
+}
+
+struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct tm_thread *thread,
+					const struct tm_recorder_call *call)
+{
+	struct tm_recorder_stack stack;
+	unsigned entry;
+	struct tm_error *err = find_entry(recording, thread, &entry);
+
+	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+		return err;
+	drop_news(&stack, call->cfa);
+	if (stack.new_count == TM_ARRAY_SIZE(stack.news))
+		return NULL;
+	stack.news[stack.new_count++] = *call;
+	return write_stack(recording, entry, &stack);
+}
+
+struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread, uint64_t cfa)
+{
+	struct tm_recorder_stack stack;
+	unsigned entry;
+	struct tm_error *err = find_entry(recording, thread, &entry);
+
+	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+		return err;
+	drop_news(&stack, cfa);
+	return write_stack(recording, entry, &stack);
 }
 
 bool tm_recording_has_ended(const struct tm_recording *recording)

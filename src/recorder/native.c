@@ -72,7 +72,7 @@ void tm_native_resize(const uint64_t *words);
 bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp);
 void tm_native_leave_looked_at(uint64_t result, const uint64_t *words, const struct kept_registers *kept);
 
-/* ---- before a call ---- */
+/* ---- records of a block ---- */
 
 static inline void put_block_word(struct writer *writer, unsigned kind, unsigned flags, uint64_t block)
 {
@@ -85,12 +85,55 @@ static inline void put_block_word(struct writer *writer, unsigned kind, unsigned
 	commit(&record->header, position, kind, flags, sizeof(*record));
 }
 
+/* ---- calls that are going on ---- */
+
+static inline struct tm_recorder_call call_at(uint64_t cfa, uint64_t value)
+{
+	return (struct tm_recorder_call){cfa, word_at(cfa - 8), value, 0};
+}
+
+/* Is the call, which has begun farther up the thread's own stack, still there? */
+static inline bool is_going_on(const struct tm_recorder_stack *stack, const struct tm_recorder_call *call)
+{
+	return call->cfa - 8 >= stack->low && call->cfa <= stack->high &&
+	       word_at(call->cfa - 8) == call->return_address;
+}
+
+/* A resize that a jump has left. Where the stack is another one it cannot be told, and is left for later. */
+static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
+{
+	struct tm_recorder_stack *stack = &writer->thread->stack;
+	const struct tm_recorder_call *resize = &stack->resize;
+
+	if (__builtin_expect(!resize->cfa, 1) || (resize->cfa > cfa && is_going_on(stack, resize)))
+		return;
+	stack->resize.cfa = 0;
+	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
+}
+
+#define NEWS (sizeof(((struct tm_recorder_stack *)0)->news) / sizeof(((struct tm_recorder_stack *)0)->news[0]))
+
+static inline uint32_t count_news(const struct tm_recorder_stack *stack)
+{
+	return stack->new_count <= NEWS ? stack->new_count : NEWS;
+}
+
+/* Is one of the calls of operator new that were seen going on above a frame? */
+static inline bool is_in_new(const struct tm_recorder_stack *stack, uint64_t cfa)
+{
+	for (uint32_t i = count_news(stack); __builtin_expect(i-- > 0, 0);)
+		if (stack->news[i].cfa > cfa && is_going_on(stack, &stack->news[i]))
+			return true;
+	return false;
+}
+
+/* ---- before a call ---- */
+
 /* Called by another function of an allocator, which is told by itself? Then it concerns known blocks only, as a
    free that stands where nothing but the last one can have called it. */
 static inline bool is_nested_free(const struct tm_recorder_stack *stack, uint64_t block, uint64_t cfa)
 {
-	return (stack->resizing && cfa < stack->resizing) ||
-	       (block == stack->freed && cfa <= stack->freed_cfa);
+	return stack->resize.cfa || is_in_new(stack, cfa) || (block == stack->freed && cfa <= stack->freed_cfa);
 }
 
 ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
@@ -102,14 +145,13 @@ ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
+	drop_left_resize(&writer, cfa);
 	nested = is_nested_free(stack, block, cfa);
 	stack->freed = block;
 	stack->freed_cfa = cfa;
 	put_block_word(&writer, TM_RECORD_NATIVE_FREE, nested ? TM_RECORD_NESTED : 0, block);
 	end(&writer);
 }
-
-#define NEWS (sizeof(((struct tm_recorder_stack *)0)->news) / sizeof(((struct tm_recorder_stack *)0)->news[0]))
 
 /* operator new is not called through, for an exception may pass it: whether it is going on the walk of the call of
    malloc tells that it makes. */
@@ -122,7 +164,7 @@ ENTRY void tm_native_new(uint64_t size, uint64_t cfa)
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
-	count = stack->new_count <= NEWS ? stack->new_count : 0;
+	count = count_news(stack);
 	while (count && stack->news[count - 1].cfa <= cfa)
 		count--;
 	if (count == NEWS) { /* the oldest is over, or will be taken for what malloc was asked for */
@@ -130,18 +172,18 @@ ENTRY void tm_native_new(uint64_t size, uint64_t cfa)
 			stack->news[count - 1] = stack->news[count];
 		count--;
 	}
-	stack->news[count].cfa = cfa;
-	stack->news[count].size = size;
+	stack->news[count] = call_at(cfa, size);
 	stack->new_count = count + 1;
 	end(&writer);
 }
 
-static uint64_t size_of_new(const struct tm_recorder_stack *stack, uint64_t cfa, uint64_t otherwise)
+/* The call of operator new whose frame has this CFA; NULL: it is another function's. */
+static inline const struct tm_recorder_call *find_new(const struct tm_recorder_stack *stack, uint64_t cfa)
 {
-	for (uint32_t i = stack->new_count <= NEWS ? stack->new_count : 0; i-- > 0;)
-		if (stack->news[i].cfa == cfa)
-			return stack->news[i].size;
-	return otherwise;
+	for (uint32_t i = count_news(stack); __builtin_expect(i-- > 0, 0);)
+		if (stack->news[i].cfa == cfa && word_at(cfa - 8) == stack->news[i].return_address)
+			return &stack->news[i];
+	return NULL;
 }
 
 ENTRY void tm_native_loader(void)
@@ -166,17 +208,6 @@ static inline uint64_t cfa_of(const uint64_t *words)
 	return (uint64_t)(words + TM_PAD_WORDS(words[0]) + 1);
 }
 
-/* One that a jump has left: the thread has come to a frame above it since. */
-static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
-{
-	struct tm_recorder_stack *stack = &writer->thread->stack;
-
-	if (__builtin_expect(!stack->resizing || stack->resizing > cfa, 1))
-		return;
-	stack->resizing = 0;
-	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, stack->resized);
-}
-
 ENTRY void tm_native_resize(const uint64_t *words)
 {
 	struct tm_recorder_stack *stack;
@@ -187,10 +218,8 @@ ENTRY void tm_native_resize(const uint64_t *words)
 		return;
 	stack = &writer.thread->stack;
 	drop_left_resize(&writer, cfa);
-	if (!stack->resizing) {
-		stack->resizing = cfa;
-		stack->resized = old;
-	}
+	if (!stack->resize.cfa)
+		stack->resize = call_at(cfa, old);
 	put_block_word(&writer, TM_RECORD_NATIVE_RESIZE_BEGIN, 0, old);
 	end(&writer);
 }
@@ -224,7 +253,8 @@ struct walk {
 	uint64_t pc, sp, fp; /* of the frame to be passed next */
 	uint64_t high;	     /* end of the stack */
 	uint32_t kept, fresh;
-	uint64_t wrapper, wrapper_pc; /* CFA of the outermost operator new that made the call, and where it stands */
+	const struct tm_recorder_call *wrapper; /* the outermost operator new that made the call; NULL: none */
+	uint64_t wrapper_pc;
 };
 
 enum walked {
@@ -304,29 +334,35 @@ static inline enum walked pass(struct walk *walk, struct tm_recorder_frame *fram
 }
 
 /* Frames of operator new that made the call own no line. */
-static inline enum walked pass_wrappers(struct walk *walk, struct tm_recorder_frame *frame)
+static inline enum walked pass_wrappers(struct walk *walk, const struct tm_recorder_stack *stack,
+					struct tm_recorder_frame *frame)
 {
 	for (;;) {
 		enum walked walked = pass(walk, frame);
+		const struct tm_recorder_call *wrapper = walked == WALKED ? find_new(stack, frame->cfa) : NULL;
 
-		if (walked != WALKED || __builtin_expect(!(frame->rule & TM_ROW_WRAPPER), 1))
+		if (!wrapper)
 			return walked;
-		walk->wrapper = frame->cfa;
+		if (wrapper->stops)
+			return INNER;
+		walk->wrapper = wrapper;
 		walk->wrapper_pc = frame->pc;
 		if (!walk->pc)
 			return LOOK;
 	}
 }
 
-static inline enum walked climb(struct walk *walk, struct tm_ring_frames *frames, uint32_t known_count)
+static inline enum walked climb(struct walk *walk, const struct tm_recorder_stack *stack,
+				struct tm_ring_frames *frames)
 {
 	struct tm_recorder_frame *frame = frames->walked;
-	uint32_t candidates = known_count;
-	enum walked walked = pass_wrappers(walk, frame);
+	uint32_t candidates = stack->count;
+	enum walked walked = pass_wrappers(walk, stack, frame);
 
 	walk->kept = walk->fresh = 0;
 	for (; walked == WALKED; walked = pass(walk, frame)) {
-		if (__builtin_expect(frame->rule & (TM_ROW_IN_CALL | TM_ROW_WRAPPER), 0))
+		if (__builtin_expect((frame->rule & TM_ROW_IN_CALL) || (walk->fresh && find_new(stack, frame->cfa)),
+				     0))
 			return INNER;
 		if (is_known(frames, frame, &candidates)) {
 			walk->kept = candidates;
@@ -371,7 +407,7 @@ static inline enum walked walk_stack(struct writer *writer, struct walk *walk, c
 		return stack->high ? LOOK : MISSING;
 	frames->known[0].cfa = UINT64_MAX;
 	*walk = (struct walk){.pc = word_at(cfa - 8), .sp = cfa, .fp = fp, .high = stack->high};
-	return climb(walk, frames, stack->count);
+	return climb(walk, stack, frames);
 }
 
 /* ---- records behind a call ---- */
@@ -477,8 +513,8 @@ static inline void note_return(struct writer *writer, const uint64_t *words)
 	struct tm_recorder_stack *stack = &writer->thread->stack;
 
 	stack->freed = 0; /* what is freed from now on is freed by another call */
-	if (stack->resizing == cfa_of(words))
-		stack->resizing = 0;
+	if (stack->resize.cfa == cfa_of(words))
+		stack->resize.cfa = 0;
 	drop_left_resize(writer, cfa_of(words));
 }
 
@@ -488,16 +524,23 @@ static inline bool is_interrupting(const struct writer *writer)
 	return writer->thread->inside != writer->sp;
 }
 
+/* With a block operator new returns, and those that it was called by. */
+static inline void take_new(struct tm_recorder_stack *stack, struct returned *call, const struct walk *walk)
+{
+	call->size = walk->wrapper->value;
+	call->old = walk->wrapper_pc;
+	if (call->block)
+		stack->new_count = (uint32_t)(walk->wrapper - stack->news);
+}
+
 static inline void put_outcome(struct writer *writer, struct returned *call, enum walked walked, struct walk *walk)
 {
 	if (walked == INNER) {
 		if (call->old)
 			put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, call->old);
 	} else {
-		if (walk->wrapper) {
-			call->size = size_of_new(&writer->thread->stack, walk->wrapper, call->size);
-			call->old = walk->wrapper_pc;
-		}
+		if (walk->wrapper)
+			take_new(&writer->thread->stack, call, walk);
 		put_walked(writer, call, walk);
 	}
 	note_return(writer, call->words);

@@ -181,7 +181,6 @@ enum tm_row_kind {
 #define TM_ROW_CFA_FROM_FP UINT64_C(8)	/* else from the stack pointer */
 #define TM_ROW_FP_SAVED	   UINT64_C(16) /* at CFA + its offset; else it keeps its value */
 #define TM_ROW_IN_CALL	   UINT64_C(32) /* code of an allocator function, or of a pad that waits for one */
-#define TM_ROW_WRAPPER	   UINT64_C(64) /* of a function whose entry the recorder is told of (operator new) */
 #define TM_ROW_OFFSET_MAX  (1 << 23)	/* of either offset, in bytes */
 
 static inline uint64_t tm_row_rule(enum tm_row_kind kind, uint64_t flags, int64_t cfa_offset, int64_t fp_offset)
@@ -300,17 +299,23 @@ struct tm_recorder_python {
 	uint16_t bytes_size, bytes_data;
 };
 
+/* A call whose beginning was seen. It is over when another return address stands at its CFA - 8, or when the thread is
+   above it. */
+struct tm_recorder_call {
+	uint64_t cfa, return_address;
+	uint64_t value;
+	uint64_t stops; /* not 0: the tracer has seen it, and will see its end */
+};
+
 /* What the recorder knows of a thread's native stack. */
 struct tm_recorder_stack {
 	uint32_t count; /* of its ring's frames that are known to the tracer as well */
 	uint32_t new_count;
 	uint64_t generation, low, high; /* as they were when the frames were walked */
-	uint64_t resizing, resized;	/* CFA of the outermost resize that is going on, and its block; 0: none */
 	uint64_t freed, freed_cfa;	/* the last block that was freed, and by which call */
-	/* Calls of operator new that may be going on, innermost last: sizes asked for. */
-	struct {
-		uint64_t cfa, size;
-	} news[4];
+	struct tm_recorder_call resize; /* the outermost that is going on, and its block; cfa 0: none */
+	/* Calls of operator new that may be going on, innermost last, and the sizes that they were asked for. */
+	struct tm_recorder_call news[4];
 };
 
 /* A thread that records: entry i has ring i. */
@@ -327,6 +332,12 @@ struct tm_recorder_thread {
 	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
 	struct tm_recorder_stack stack;
 };
+/* Where the entry of a thread is looked for first. */
+static inline uint32_t tm_thread_slot(uint64_t thread_pointer)
+{
+	return (uint32_t)((thread_pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % TM_RINGS;
+}
+
 #define TM_THREAD_GONE 1u /* only while no thread with this thread pointer lives: the C library reuses them  \
 			   */
 

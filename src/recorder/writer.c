@@ -76,7 +76,7 @@ void tm_writer_wait_for_look(struct writer *writer, uint64_t behind)
 /* Only the thread itself claims for itself; a handler that comes between may have been quicker. */
 static struct tm_recorder_thread *claim(uint64_t pointer)
 {
-	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
+	for (unsigned i = 0, at = tm_thread_slot(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
 		struct tm_recorder_thread *thread = &control->threads[at];
 		uint64_t present = load(&thread->thread_pointer);
 
@@ -98,7 +98,7 @@ static struct tm_recorder_thread *claim(uint64_t pointer)
 
 struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer)
 {
-	for (unsigned i = 0, at = slot_of(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
+	for (unsigned i = 0, at = tm_thread_slot(pointer); i < TM_RINGS; i++, at = (at + 1) % TM_RINGS) {
 		struct tm_recorder_thread *thread = &control->threads[at];
 		uint64_t present = load(&thread->thread_pointer);
 

@@ -118,11 +118,6 @@ static inline struct tm_ring_head *head_of(unsigned index)
 	return (struct tm_ring_head *)(control->shared + TM_SHARED_HEADS) + index;
 }
 
-static inline unsigned slot_of(uint64_t pointer)
-{
-	return (unsigned)((pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % TM_RINGS;
-}
-
 /* ---- writer.c ---- */
 
 /* Until the tracer has brought the word to `at_least`. False: recording is over (also in a child that was
@@ -141,7 +136,7 @@ bool tm_writer_has_jumped(uint64_t inside, uint64_t sp);
 
 static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 {
-	struct tm_recorder_thread *likely = &control->threads[slot_of(pointer)];
+	struct tm_recorder_thread *likely = &control->threads[tm_thread_slot(pointer)];
 
 	return __builtin_expect(load(&likely->thread_pointer) == pointer, 1) ? likely
 									     : tm_writer_search_thread(pointer);

@@ -27,7 +27,6 @@ struct tm_native {
 	bool is_walked;	    /* its stack is session->walk, */
 	size_t first_frame; /* from this frame on */
 	bool loader_watched;
-	uint64_t looks;
 };
 
 static struct tm_shared *shared_words(const struct tm_session *session)
@@ -190,7 +189,6 @@ static void walk_recorded(struct tm_session *session, const struct tm_record_nat
 	capture.start = capture.regs.value[session->target->arch->sp];
 	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX,
 		  &session->walk);
-	session->fp_frames += session->walk.fp_frames;
 }
 
 /* ---- rows ---- */
@@ -208,10 +206,7 @@ static bool has_step(const struct tm_session *session, const struct tm_row *row)
 static uint64_t make_rule(const struct tm_session *session, uint64_t lookup)
 {
 	const struct tm_row *row = tm_cfi_find(session->cfi, lookup).row;
-	enum tm_probe_code code = tm_probe_code_at(session->probe, lookup);
-	uint64_t flags = code == TM_CODE_ALLOCATOR ? TM_ROW_IN_CALL
-			 : code == TM_CODE_WRAPPER ? TM_ROW_WRAPPER
-						   : 0;
+	uint64_t flags = tm_probe_is_in_call(session->probe, lookup) ? TM_ROW_IN_CALL : 0;
 	bool saved;
 
 	if (row && row->outermost)
@@ -237,57 +232,61 @@ static void publish_rows(struct tm_session *session)
 
 /* ---- what a walked stack says of its call ---- */
 
-static enum tm_probe_code code_of(const struct tm_session *session, size_t frame)
+/* The call of operator new whose frame this is; NULL: it is another function's. Of a thread that waits. */
+static const struct tm_recorder_call *find_new(struct tm_session *session, const struct tm_recorder_stack *stack,
+					       const struct tm_walk_frame *frame)
 {
-	return tm_probe_code_at(session->probe, session->walk.frames[frame].lookup);
+	uint64_t present;
+
+	for (size_t i = 0; i < stack->new_count && i < TM_ARRAY_SIZE(stack->news); i++) {
+		struct tm_error *err;
+
+		if (stack->news[i].cfa != frame->cfa)
+			continue;
+		err = tm_target_read(session->target, frame->cfa - sizeof(present), &present, sizeof(present));
+		if (!err && present == stack->news[i].return_address)
+			return &stack->news[i];
+		tm_error_destroy(err);
+	}
+	return NULL;
 }
 
-/* As the recorder does it: passes operator new, and looks for other calls of an allocator up to a signal frame. */
-static bool is_inner(struct tm_session *session)
+/* As the recorder does it: passes operator new, and looks for other calls of an allocator up to a signal frame. *record
+ * becomes operator new's. */
+static bool is_inner(struct tm_session *session, const struct tm_recorder_stack *stack, struct tm_record_native *record)
 {
-	struct tm_native *native = session->native;
 	const struct tm_walk *walk = &session->walk;
+	const struct tm_recorder_call *call;
 	size_t i = 1;
 
-	while (i < walk->count && !walk->frames[i].is_signal && code_of(session, i) == TM_CODE_WRAPPER)
-		i++;
-	native->first_frame = i;
+	for (; i < walk->count && (call = find_new(session, stack, &walk->frames[i])) && !call->stops; i++) {
+		record->size = call->value;
+		record->old = walk->frames[i].pc;
+	}
+	session->native->first_frame = i;
 	for (; i < walk->count && !walk->frames[i].is_signal; i++)
-		if (code_of(session, i) != TM_CODE_OTHER)
+		if (tm_probe_is_in_call(session->probe, walk->frames[i].lookup) ||
+		    find_new(session, stack, &walk->frames[i]))
 			return true;
 	return walk->in_call;
-}
-
-/* The size that operator new was asked for is known by the thread, which waits. */
-static void correct_size(struct tm_session *session, unsigned ring, struct tm_record_native *record)
-{
-	size_t first = session->native->first_frame;
-	struct tm_recorder_stack stack;
-
-	if (first == 1 || !tm_recording_read_stack(session->recording, ring, &stack))
-		return;
-	record->old = session->walk.frames[first - 1].pc;
-	for (size_t i = 0; i < TM_ARRAY_SIZE(stack.news) && i < stack.new_count; i++)
-		if (stack.news[i].cfa == session->walk.frames[first - 1].cfa)
-			record->size = stack.news[i].size;
 }
 
 static struct tm_error *take_walked(struct tm_session *session, unsigned ring, const struct tm_thread *thread,
 				    const struct tm_record_native *recorded)
 {
 	struct tm_record_native record = *recorded;
+	struct tm_recorder_stack stack = {0};
 	bool inner;
 
-	session->native->looks++;
 	check_bounds(session, ring, recorded->words[TM_RECORD_SP]);
 	walk_recorded(session, recorded);
 	publish_rows(session);
 	if (record.header.kind == TM_RECORD_NATIVE_STACK)
 		return NULL;
-	inner = is_inner(session);
+	session->fp_frames += session->walk.fp_frames;
+	tm_recording_read_stack(session->recording, ring, &stack);
+	inner = is_inner(session, &stack, &record);
 	session->native->is_walked = true;
-	if (!inner && record.header.kind != TM_RECORD_NATIVE_RESIZE_END)
-		correct_size(session, ring, &record);
 	return tm_probe_record(session->probe, ring, thread, &record.header, inner);
 }
 
