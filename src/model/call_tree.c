@@ -59,7 +59,8 @@ void tm_call_tree_destroy(struct tm_call_tree *tree)
 /* The node's slot, or the free one where it would be. */
 static struct slot *find_slot(const struct tm_call_tree *tree, uint32_t parent, uint64_t pc)
 {
-	size_t mask = tree->slot_count - 1, at = (pc ^ (uint64_t)parent << 40) * 0x9e3779b97f4a7c15u >> 20 & mask;
+	uint64_t hash = (pc * 0x9e3779b97f4a7c15u ^ parent) * 0xbf58476d1ce4e5b9u;
+	size_t mask = tree->slot_count - 1, at = hash >> 32 & mask;
 
 	while (tree->slots[at].node && (tree->slots[at].pc != pc || tree->slots[at].parent != parent))
 		at = (at + 1) & mask;

@@ -42,7 +42,7 @@ struct tm_recording {
 	void *memory;	 /* ours; NULL: not mapped */
 	struct tm_ring_reader *reader;
 	int dismiss; /* of the watchdog; -1: none */
-	bool may_sleep;
+	bool may_sleep, stamps;
 	uint64_t unringed;
 	struct writer writers[TM_RINGS];
 	struct tm_map tids; /* thread pointer -> tid of the latest thread that had it */
@@ -330,6 +330,13 @@ static bool may_sleep(const struct tm_recording *recording)
 	return true;
 }
 
+static bool runs_alone(struct tm_target *target)
+{
+	size_t i = 0;
+
+	return tm_target_next_thread(target, &i) && !tm_target_next_thread(target, &i);
+}
+
 static struct tm_error *write_control(struct tm_recording *recording, const struct tm_recorder_python *python)
 {
 	_cleanup_free_ struct tm_control *control = calloc(1, sizeof(*control));
@@ -339,6 +346,7 @@ static struct tm_error *write_control(struct tm_recording *recording, const stru
 	memcpy(control->magic, TM_RECORDER_MAGIC, sizeof(control->magic));
 	recording->may_sleep = may_sleep(recording);
 	control->may_sleep = recording->may_sleep;
+	control->stamps = recording->stamps = !runs_alone(recording->target);
 	control->patience = ticks_per_ms() * PATIENCE_MS;
 	control->shared = recording->shared;
 	control->python = *python;
@@ -503,11 +511,24 @@ const struct tm_thread *tm_recording_thread(struct tm_recording *recording, unsi
 	return &writer->thread;
 }
 
+/* It has not run yet: what depends on it will be recorded by threads that see the word. */
+static struct tm_error *begin_stamps(struct tm_recording *recording)
+{
+	const uint32_t on = 1;
+
+	if (recording->stamps || runs_alone(recording->target))
+		return NULL;
+	recording->stamps = true;
+	return tm_target_write(recording->target, CONTROL(recording, stamps), &on, sizeof(on));
+}
+
 struct tm_error *tm_recording_thread_born(struct tm_recording *recording, struct tm_thread *thread)
 {
 	uint64_t pointer = 0;
-	struct tm_error *err = tm_target_thread_pointer(recording->target, thread, &pointer);
+	struct tm_error *err = begin_stamps(recording);
 
+	if (!err)
+		err = tm_target_thread_pointer(recording->target, thread, &pointer);
 	if (err || !pointer)
 		return err;
 	for (unsigned i = 0; i < TM_RINGS; i++)

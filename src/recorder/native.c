@@ -232,12 +232,9 @@ static inline struct tm_ring_frames *frames_of(const struct writer *writer)
 	       (writer->thread - control->threads);
 }
 
-/* The rule for a return address; 0: there is none yet. The address is looked at twice, for the tracer may put
-   another row in the place. */
-static inline uint64_t find_rule(uint64_t return_address)
+/* The address is looked at twice, for the tracer may put another row in the place. */
+static inline uint64_t find_in_set(const struct tm_recorder_row set[TM_ROW_WAYS], uint64_t return_address)
 {
-	const struct tm_recorder_row *set = shared_words()->rows[tm_row_set(return_address)];
-
 	for (unsigned i = 0; i < TM_ROW_WAYS; i++) {
 		uint64_t rule;
 
@@ -247,6 +244,17 @@ static inline uint64_t find_rule(uint64_t return_address)
 		return load(&set[i].return_address) == return_address ? rule : 0;
 	}
 	return 0;
+}
+
+/* The rule for a return address; 0: there is none yet. */
+static inline uint64_t find_rule(uint64_t return_address)
+{
+	const struct tm_shared *shared = shared_words();
+	uint64_t rule = find_in_set(shared->near_rows[tm_row_near_set(return_address)], return_address);
+
+	return __builtin_expect(rule != 0, 1)
+		       ? rule
+		       : find_in_set(shared->far_rows[tm_row_far_set(return_address)], return_address);
 }
 
 struct walk {
@@ -264,33 +272,32 @@ enum walked {
 	LOOK,	 /* the tracer has to walk */
 };
 
-/* The link from a known frame to the one above it. */
-static inline bool is_linked(const struct tm_recorder_frame *frame)
+static inline bool has_fp_of(const struct tm_recorder_frame *frame, const struct tm_recorder_frame *above)
 {
-	const struct tm_recorder_frame *above = frame - 1;
-
-	if (tm_row_kind(frame->rule) == TM_ROW_OUTERMOST)
-		return true;
-	if (word_at(frame->cfa - 8) != above->pc)
-		return false;
-	return !(frame->rule & TM_ROW_FP_SAVED) || !(above->rule & TM_FRAME_FP_MATTERS) ||
-	       word_at(frame->cfa + (uint64_t)tm_row_fp_offset(frame->rule)) == above->fp;
+	return word_at(frame->cfa + (uint64_t)tm_row_fp_offset(frame->rule)) == above->fp;
 }
 
-/* 0: all frames from this one up are where they were; else the index of one that leads elsewhere now. */
-static inline uint32_t find_broken(const struct tm_recorder_frame *known, uint32_t index)
+/* NULL: all frames from this one up are where they were; else the first that leads elsewhere now. The end of the stack
+   (known[0]) has the pc 0, which is what the outermost frame returns to where no row says that it is one. */
+static inline const struct tm_recorder_frame *find_broken(const struct tm_recorder_frame *known,
+							  const struct tm_recorder_frame *frame)
 {
-	while (index && is_linked(&known[index]))
-		index--;
-	return index;
+	const struct tm_recorder_frame *outermost =
+		known + (tm_row_kind(known[1].rule) == TM_ROW_OUTERMOST ? 1 : 0);
+
+	for (; frame > outermost; frame--)
+		if (word_at(frame->cfa - 8) != frame[-1].pc ||
+		    __builtin_expect((frame->rule & TM_FRAME_FP_RESTORED) && !has_fp_of(frame, &frame[-1]), 0))
+			return frame;
+	return NULL;
 }
 
 /* Is this frame among the known ones, and all above it? *candidates: those that may be. */
 static inline bool is_known(struct tm_ring_frames *frames, const struct tm_recorder_frame *frame,
 			    uint32_t *candidates)
 {
-	const struct tm_recorder_frame *known = frames->known;
-	uint32_t at = *candidates, broken;
+	const struct tm_recorder_frame *known = frames->known, *broken;
+	uint32_t at = *candidates;
 
 	while (known[at].cfa < frame->cfa) /* known[0] has the highest of all */
 		at--;
@@ -298,10 +305,10 @@ static inline bool is_known(struct tm_ring_frames *frames, const struct tm_recor
 	if (!at || known[at].cfa != frame->cfa || known[at].pc != frame->pc ||
 	    ((known[at].rule & TM_FRAME_FP_MATTERS) && known[at].fp != frame->fp))
 		return false;
-	broken = find_broken(known, at);
-	if (!broken)
+	broken = find_broken(known, &known[at]);
+	if (__builtin_expect(!broken, 1))
 		return true;
-	*candidates = broken - 1;
+	*candidates = (uint32_t)(broken - known) - 1;
 	return false;
 }
 
@@ -425,6 +432,8 @@ static inline void keep_walked(struct writer *writer, const struct walk *walk, u
 		*++frame = frames->walked[i];
 		if ((rule & TM_ROW_CFA_FROM_FP) || (above && !(rule & TM_ROW_FP_SAVED)))
 			frame->rule |= TM_FRAME_FP_MATTERS;
+		if (above && (rule & TM_ROW_FP_SAVED))
+			frame->rule |= TM_FRAME_FP_RESTORED;
 	}
 	writer->thread->stack.count = walk->kept + walk->fresh - first;
 }

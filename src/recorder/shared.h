@@ -75,7 +75,7 @@ struct tm_record_header {
 	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
 	uint8_t kind, flags;
 	uint16_t units; /* of the whole record */
-	uint64_t time;	/* time stamp counter */
+	uint64_t time;	/* time stamp counter; 0: before all that have one */
 };
 
 struct tm_record_free {
@@ -168,8 +168,9 @@ struct tm_recorder_row {
 	uint64_t return_address; /* 0: free */
 	uint64_t rule;		 /* tm_row_rule */
 };
-#define TM_ROW_SETS 65536u
-#define TM_ROW_WAYS 4u /* a cache line */
+#define TM_ROW_WAYS	 4u	/* a cache line */
+#define TM_ROW_NEAR_SETS 1024u	/* looked at first: few pages, which stay in the caches */
+#define TM_ROW_FAR_SETS	 65536u /* where there is no room in those */
 
 enum tm_row_kind {
 	TM_ROW_STEP = 1,
@@ -203,7 +204,13 @@ static inline int64_t tm_row_fp_offset(uint64_t rule)
 	return (int64_t)(rule << 8) >> 40;
 }
 
-static inline uint32_t tm_row_set(uint64_t return_address)
+/* Returns into neighbouring code share a set. */
+static inline uint32_t tm_row_near_set(uint64_t return_address)
+{
+	return (uint32_t)((return_address >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 54);
+}
+
+static inline uint32_t tm_row_far_set(uint64_t return_address)
 {
 	return (uint32_t)(return_address * UINT64_C(0x9e3779b97f4a7c15) >> 48);
 }
@@ -211,9 +218,10 @@ static inline uint32_t tm_row_set(uint64_t return_address)
 /* A frame of a thread's stack as its last record had it. Its return address, the next frame's pc, is at cfa - 8. */
 struct tm_recorder_frame {
 	uint64_t pc, cfa, fp;
-	uint64_t rule; /* and TM_FRAME_FP_MATTERS */
+	uint64_t rule; /* and what follows */
 };
-#define TM_FRAME_FP_MATTERS (UINT64_C(1) << 63) /* frames above it are found by its fp */
+#define TM_FRAME_FP_MATTERS  (UINT64_C(1) << 63) /* frames above it are found by its fp, */
+#define TM_FRAME_FP_RESTORED (UINT64_C(1) << 62) /* and those above this one by what it has saved */
 
 /* ---- the memory file ---- */
 
@@ -244,7 +252,8 @@ struct tm_shared {
 	uint64_t code_filter[TM_CODE_BITS / 64];
 	/* Rises when code was unmapped: frames of before are not believed. The tracer's. */
 	_Alignas(64) uint64_t generation;
-	_Alignas(64) struct tm_recorder_row rows[TM_ROW_SETS][TM_ROW_WAYS];
+	_Alignas(4096) struct tm_recorder_row near_rows[TM_ROW_NEAR_SETS][TM_ROW_WAYS];
+	struct tm_recorder_row far_rows[TM_ROW_FAR_SETS][TM_ROW_WAYS];
 };
 
 /* A ring's words, the writer's and the reader's on lines of their own. */
@@ -345,6 +354,7 @@ struct tm_control {
 	char magic[16];
 	uint32_t enabled;   /* 0 (also: wiped, in a forked child): record nothing */
 	uint32_t may_sleep; /* threads may call sched_yield, nanosleep and sigaltstack */
+	uint32_t stamps;    /* records have times; 0: one thread runs alone, and theirs is 0 */
 	uint64_t patience;  /* how long a thread waits at most, in ticks of the time stamp counter, while
 			       it runs */
 	uint64_t shared;    /* address of struct tm_shared in the target */

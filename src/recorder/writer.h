@@ -220,7 +220,7 @@ static inline struct tm_record_header *reserve(struct writer *writer, uint64_t s
 		offset = *position % TM_RING_SIZE;
 		header = (struct tm_record_header *)(writer->bytes + offset);
 		if (__builtin_expect(offset + size <= TM_RING_SIZE, 1)) {
-			header->time = time_stamp();
+			header->time = control->stamps ? time_stamp() : 0;
 			return header;
 		}
 		header->time = 0;

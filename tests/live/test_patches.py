@@ -125,7 +125,7 @@ class Hidden(LiveTest):
 @unittest.skipUnless(platform.machine() == "x86_64", "no function is patched on other machines yet")
 class Which(LiveTest):
     def test_functions_that_are_not_patched_are_told_with_the_reason(self):
-        done = run_tmtrace("-v", "-o", os.path.join(self.directory(), "report.tmt"), "--", fixture("pairs"), 5, 10)
+        done = run_tmtrace("-v", "--probe", "breakpoint", "-o", os.path.join(self.directory(), "report.tmt"), "--", fixture("pairs"), 5, 10)
         self.assertRegex(done.stderr, r"realloc at 0x\w+ in \S+ keeps breakpoints: it has an event at its entry")
         self.assertNotRegex(done.stderr, r" malloc at 0x\w+ in \S+ keeps breakpoints")
 
