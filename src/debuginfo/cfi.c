@@ -382,6 +382,26 @@ struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row)
 	return tm_error_out_of_memory();
 }
 
+struct tm_error *tm_cfi_add_image(struct tm_cfi *cfi, const uint8_t *elf, size_t elf_size, uint64_t address,
+				  uint64_t size)
+{
+	struct tm_cfi_file *file = tm_cfi_file_open(elf, elf_size);
+	struct tm_error *err = NULL;
+
+	for (uint64_t at = 0, next; file && !err && at < size; at = next) {
+		_cleanup_free_ struct tm_row *row = tm_cfi_file_row(file, cfi->arch, at);
+
+		next = row ? row->end : at + 1;
+		if (!row)
+			continue;
+		row->start = address + at;
+		row->end += address;
+		err = tm_cfi_add_code(cfi, row);
+	}
+	tm_cfi_file_close(file);
+	return err;
+}
+
 void tm_cfi_forget_code(struct tm_cfi *cfi)
 {
 	for (size_t i = 0; i < cfi->code.count; i++)

@@ -70,6 +70,11 @@ void tm_cfi_destroy(struct tm_cfi *cfi);
 struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row);
 void tm_cfi_forget_code(struct tm_cfi *cfi);
 
+/* The same for code of which an ELF file with CFI is at hand: its addresses from 0 to `size` are loaded at `address`. The
+ * file is needed during the call only. */
+struct tm_error *tm_cfi_add_image(struct tm_cfi *cfi, const uint8_t *elf, size_t elf_size, uint64_t address,
+				  uint64_t size);
+
 /*
  * The row for a run-time pc, with the module it lies in (both NULL: unknown). row is NULL where the module
  * has no CFI for pc. Rows stay valid until destroy. Warm cost: a hash probe. An unloaded module is noticed by

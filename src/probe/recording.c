@@ -391,6 +391,18 @@ uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_record
 	return recording->region + recording->image.entries[entry];
 }
 
+void tm_recording_code(const struct tm_recording *recording, uint64_t *start, uint64_t *end)
+{
+	*start = recording->region;
+	*end = recording->region + recording->image.size;
+}
+
+const uint8_t *tm_recording_elf(const struct tm_recording *recording, size_t *size)
+{
+	*size = recording->image.elf_size;
+	return recording->image.elf;
+}
+
 uint64_t tm_recording_guard(const struct tm_recording *recording)
 {
 	return recording->region + GUARD_OFFSET;

@@ -29,6 +29,10 @@ struct tm_error *tm_recording_install(struct tm_recording *recording,
 /* Run-time address of an entry; the installed recorder's. */
 uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry);
 
+/* The recorder's code in the target: [*start, *end). And the ELF file that has its CFI. */
+void tm_recording_code(const struct tm_recording *recording, uint64_t *start, uint64_t *end);
+const uint8_t *tm_recording_elf(const struct tm_recording *recording, size_t *size);
+
 /* Run-time address of the guard (recorder/guard.h), which stays what it was when the recorder is installed
    again. */
 uint64_t tm_recording_guard(const struct tm_recording *recording);

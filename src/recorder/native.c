@@ -25,39 +25,42 @@
  *
  * The stack is aligned for a call where TM_PAD_WORDS is odd (psABI 3.2.2).
  */
+#define PUSH(reg) "	push %" reg "\n	.cfi_adjust_cfa_offset 8\n"
+#define POP(reg)  "	pop %" reg "\n	.cfi_adjust_cfa_offset -8\n"
 #define KEEP                                                                                                 \
-	"	push %rdi\n	push %rsi\n	push %rdx\n	push %rcx\n"                                                 \
-	"	push %r8\n	push %r9\n	push %r10\n	push %r11\n	push %rax\n"
-#define TAKE_BACK                                                                                            \
-	"	pop %rax\n	pop %r11\n	pop %r10\n	pop %r9\n	pop %r8\n"                                      \
-	"	pop %rcx\n	pop %rdx\n	pop %rsi\n	pop %rdi\n"
-#define KEPT "72"
-#define HEAD(name)                                                                                           \
-	"	.globl " name "\n	.type " name ", @function\n" name ":\n"                                             \
+	PUSH("rdi") PUSH("rsi") PUSH("rdx") PUSH("rcx") PUSH("r8") PUSH("r9") PUSH("r10") PUSH("r11") PUSH("rax")
+#define TAKE_BACK POP("rax") POP("r11") POP("r10") POP("r9") POP("r8") POP("rcx") POP("rdx") POP("rsi") POP("rdi")
+#define KEPT	  "72"
+#define MAKE_WORD "	sub $8, %rsp\n	.cfi_adjust_cfa_offset 8\n"
+#define DROP_WORD "	add $8, %rsp\n	.cfi_adjust_cfa_offset -8\n"
+#define BEGIN(name)                                                                                          \
+	"	.globl " name "\n	.type " name ", @function\n" name ":\n	.cfi_startproc\n"                             \
 	"	cmpl $0, tm_recorder_control+16(%rip)\n" /* enabled */                                            \
 	"	jne 1f\n	ret\n1:\n"
+#define END "	ret\n	.cfi_endproc\n"
 
 _Static_assert(offsetof(struct tm_control, enabled) == 16, "the entries look at it");
 
 __asm__(".pushsection .text\n"
 	/* Before a call: rdi is its first argument; its CFA is two words above ours. */
-	HEAD("tm_native_free_entry") KEEP "	sub $8, %rsp\n	lea " KEPT "+24(%rsp), %rsi\n"
-	"	call tm_native_free\n	add $8, %rsp\n" TAKE_BACK "	ret\n"
-	HEAD("tm_native_new_entry") KEEP "	sub $8, %rsp\n	lea " KEPT "+24(%rsp), %rsi\n"
-	"	call tm_native_new\n	add $8, %rsp\n" TAKE_BACK "	ret\n"
-	HEAD("tm_native_loader_entry") KEEP "	sub $8, %rsp\n"
-	"	call tm_native_loader\n	add $8, %rsp\n" TAKE_BACK "	ret\n"
-	HEAD("tm_native_resize_entry") KEEP "	lea " KEPT "+8(%rsp), %rdi\n"
-	"	call tm_native_resize\n" TAKE_BACK "	ret\n"
+	BEGIN("tm_native_free_entry") KEEP MAKE_WORD "	lea " KEPT "+24(%rsp), %rsi\n"
+	"	call tm_native_free\n" DROP_WORD TAKE_BACK END
+	BEGIN("tm_native_new_entry") KEEP MAKE_WORD "	lea " KEPT "+24(%rsp), %rsi\n"
+	"	call tm_native_new\n" DROP_WORD TAKE_BACK END
+	BEGIN("tm_native_loader_entry") KEEP MAKE_WORD
+	"	call tm_native_loader\n" DROP_WORD TAKE_BACK END
+	BEGIN("tm_native_resize_entry") KEEP "	lea " KEPT "+8(%rsp), %rdi\n"
+	"	call tm_native_resize\n" TAKE_BACK END
 	/* Where the tracer has to look, the registers that the call and the recorder have kept are given to it. */
-	HEAD("tm_native_leave_entry") KEEP "	mov %rax, %rdi\n	lea " KEPT "+8(%rsp), %rsi\n"
+	BEGIN("tm_native_leave_entry") KEEP "	mov %rax, %rdi\n	lea " KEPT "+8(%rsp), %rsi\n"
 	"	mov %rbp, %rdx\n"
 	"	call tm_native_leave\n"
-	"	test %al, %al\n	jz 2f\n" TAKE_BACK "	ret\n"
-	"2:	push %r15\n	push %r14\n	push %r13\n	push %r12\n	push %rbx\n	push %rbp\n"
+	"	test %al, %al\n	jnz 2f\n"
+	PUSH("r15") PUSH("r14") PUSH("r13") PUSH("r12") PUSH("rbx") PUSH("rbp")
 	"	mov 48(%rsp), %rdi\n	lea 48+" KEPT "+8(%rsp), %rsi\n	mov %rsp, %rdx\n"
 	"	call tm_native_leave_looked_at\n"
-	"	add $48, %rsp\n" TAKE_BACK "	ret\n"
+	"	add $48, %rsp\n	.cfi_adjust_cfa_offset -48\n"
+	"2:\n" TAKE_BACK END
 	".popsection\n");
 
 /* What the last entry pushes, from the stack pointer up. */

@@ -52,6 +52,17 @@ static struct tm_error *create(struct tm_session *session)
 	return err;
 }
 
+/* A signal handler may have interrupted the recorder: walks pass its frames. */
+static struct tm_error *add_cfi(struct tm_session *session)
+{
+	uint64_t start, end;
+	size_t size;
+	const uint8_t *elf = tm_recording_elf(session->recording, &size);
+
+	tm_recording_code(session->recording, &start, &end);
+	return tm_cfi_add_image(session->cfi, elf, size, start, end - start);
+}
+
 static struct tm_error *install(struct tm_session *session)
 {
 	const struct tm_recorder_python no_interpreter = {0};
@@ -60,6 +71,8 @@ static struct tm_error *install(struct tm_session *session)
 	if (err)
 		return err;
 	err = tm_records_install(session, &no_interpreter);
+	if (!err)
+		err = add_cfi(session);
 	if (err) {
 		tm_native_destroy(session->native);
 		session->native = NULL;
@@ -112,6 +125,7 @@ void tm_native_reset(struct tm_session *session)
 {
 	if (!session->native)
 		return;
+	tm_cfi_forget_code(session->cfi);
 	tm_probe_use_recording(session->probe, NULL);
 	tm_records_forget(session);
 	tm_native_destroy(session->native);
@@ -177,6 +191,20 @@ static const uint8_t register_numbers[TM_RECORD_REGISTERS] = {
 	[TM_RECORD_R12] = 12, [TM_RECORD_R13] = 13, [TM_RECORD_R14] = 14, [TM_RECORD_R15] = 15,
 };
 
+/* Frames of the recorder are nobody's. */
+static void drop_own_frames(struct tm_session *session)
+{
+	struct tm_walk *walk = &session->walk;
+	uint64_t start, end;
+	size_t kept = 0;
+
+	tm_recording_code(session->recording, &start, &end);
+	for (size_t i = 0; i < walk->count; i++)
+		if (walk->frames[i].pc - start >= end - start)
+			walk->frames[kept++] = walk->frames[i];
+	walk->count = kept;
+}
+
 /* Frame 0 stands for the allocator function, at its entry. */
 static void walk_recorded(struct tm_session *session, const struct tm_record_native *record)
 {
@@ -189,6 +217,7 @@ static void walk_recorded(struct tm_session *session, const struct tm_record_nat
 	capture.start = capture.regs.value[session->target->arch->sp];
 	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX,
 		  &session->walk);
+	drop_own_frames(session);
 }
 
 /* ---- rows ---- */

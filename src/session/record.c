@@ -74,6 +74,13 @@ static struct tm_error *write_program(struct tm_session *session)
 	return err ? err : write_numbers(session->writer, &pid, 1);
 }
 
+static const char *native_probe(const struct tm_session *session)
+{
+	if (!session->native)
+		return "breakpoint";
+	return tm_probe_unrecorded_count(session->probe) ? "pad, breakpoint" : "pad";
+}
+
 /* What is traced; of a program that is started that is known a little later. */
 static struct tm_error *write_domain(struct tm_session *session)
 {
@@ -82,7 +89,7 @@ static struct tm_error *write_domain(struct tm_session *session)
 	const struct number_fact nframe = {"nframe", native ? tm_session_native_nframe(session)
 							    : tm_session_python_nframe(session)};
 	const struct text_fact facts[] = {{"probe", both     ? "slot, breakpoint"
-						    : native ? "breakpoint"
+						    : native ? native_probe(session)
 							     : "slot"},
 					  {"domains", both     ? "python,native"
 						      : native ? "native"

@@ -138,7 +138,7 @@ void plant_open(struct plant *plant, enum plant_code code)
 	plant->control->python.state_place = (uint64_t)&state_word - plant_thread_pointer();
 	plant->control->shared = (uint64_t)plant->target;
 	plant->control->patience = plant_ticks(5000);
-	plant->control->may_sleep = 1;
+	plant->control->may_sleep = plant->control->stamps = 1;
 	plant->shared->enabled = 1;
 	__atomic_store_n(&plant->control->enabled, 1, __ATOMIC_RELEASE);
 }
