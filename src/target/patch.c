@@ -298,24 +298,23 @@ static struct tm_error *prepare(struct tm_patches *patches, const struct tm_patc
 	return err;
 }
 
-/* The table first: what is in the target must be known here. */
+/* The table first: what is in the target must be known here. Threads before the jump: the relocated copy is as good
+   for them, and whoever kills the tracer must not leave one inside the bytes. */
 static struct tm_error *replace(struct tm_patches *patches, struct tm_patch *patch)
 {
 	struct tm_error *err;
 
 	if (!tm_map_put(&patches->by_address, patch->address, (uintptr_t)patch))
 		return tm_error_out_of_memory();
-	err = tm_target_write(patches->config.target, patch->address, patch->jump, patches->jump_size);
-	if (err) {
-		tm_map_remove(&patches->by_address, patch->address);
-		return err;
-	}
 	err = move_threads(patches, patch, true);
 	if (err) { /* of a thread that was killed meanwhile: it will not come to run there */
 		tm_log_debug("%s", err->message);
 		tm_error_destroy(err);
 	}
-	return NULL;
+	err = tm_target_write(patches->config.target, patch->address, patch->jump, patches->jump_size);
+	if (err)
+		tm_map_remove(&patches->by_address, patch->address);
+	return err;
 }
 
 struct tm_error *tm_patch_insert(struct tm_patches *patches, const struct tm_patch_request *request)

@@ -16,35 +16,35 @@
 #include "target/procfs.h"
 #include "target/ptrace.h"
 
-static struct tm_error *thread_error(const struct tm_thread *thread, const char *what)
+struct tm_error *tm_ptrace_thread_error(const struct tm_thread *thread, const char *what)
 {
 	return tm_error_errno(errno, "cannot %s thread %d", what, thread->tid);
 }
 
 /* ---- registers ---- */
 
-static struct tm_error *get_regset(const struct tm_thread *thread, void *regset, size_t size)
+struct tm_error *tm_ptrace_get_regset(const struct tm_thread *thread, void *regset, size_t size)
 {
 	struct iovec iov = {regset, size};
 
 	if (ptrace(PTRACE_GETREGSET, thread->tid, (void *)NT_PRSTATUS, &iov) < 0)
-		return thread_error(thread, "read the registers of");
+		return tm_ptrace_thread_error(thread, "read the registers of");
 	return NULL;
 }
 
-static struct tm_error *set_regset(const struct tm_thread *thread, void *regset, size_t size)
+struct tm_error *tm_ptrace_set_regset(const struct tm_thread *thread, void *regset, size_t size)
 {
 	struct iovec iov = {regset, size};
 
 	if (ptrace(PTRACE_SETREGSET, thread->tid, (void *)NT_PRSTATUS, &iov) < 0)
-		return thread_error(thread, "write the registers of");
+		return tm_ptrace_thread_error(thread, "write the registers of");
 	return NULL;
 }
 
 struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread)
 {
 	uint64_t regset[TM_REGSET_MAX / 8];
-	struct tm_error *err = get_regset(thread, regset, target->arch->regset_size);
+	struct tm_error *err = tm_ptrace_get_regset(thread, regset, target->arch->regset_size);
 
 	if (!err) {
 		tm_arch_regs_from_regset(target->arch, regset, &thread->regs);
@@ -57,13 +57,13 @@ struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread
 static struct tm_error *store_regs(struct tm_target *target, struct tm_thread *thread)
 {
 	uint64_t regset[TM_REGSET_MAX / 8];
-	struct tm_error *err = get_regset(thread, regset, target->arch->regset_size);
+	struct tm_error *err = tm_ptrace_get_regset(thread, regset, target->arch->regset_size);
 
 	if (err)
 		return err;
 	tm_arch_regs_to_regset(target->arch, &thread->regs, regset);
 	thread->backend &= ~(uint64_t)THREAD_PC_AHEAD;
-	return set_regset(thread, regset, target->arch->regset_size);
+	return tm_ptrace_set_regset(thread, regset, target->arch->regset_size);
 }
 
 struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc)
@@ -71,7 +71,7 @@ struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *
 #ifdef __x86_64__
 	thread->backend &= ~(uint64_t)THREAD_PC_AHEAD;
 	if (ptrace(PTRACE_POKEUSER, thread->tid, (void *)offsetof(struct user, regs.rip), (void *)pc) < 0)
-		return thread_error(thread, "set the pc of");
+		return tm_ptrace_thread_error(thread, "set the pc of");
 	thread->regs.value[target->arch->pc] = pc;
 	return NULL;
 #else
@@ -203,13 +203,13 @@ static struct tm_error *write_child(struct tm_target *target, pid_t child, uint6
 
 /* ---- running ---- */
 
-static struct tm_error *restart(struct tm_thread *thread, int request, int signal)
+struct tm_error *tm_ptrace_restart(struct tm_thread *thread, int request, int signal)
 {
 	thread->state = TM_THREAD_RUNNING;
 	thread->regs_valid = false;
 	if (ptrace((enum __ptrace_request)request, thread->tid, NULL, (void *)(uintptr_t)signal) < 0 &&
 	    errno != ESRCH)
-		return thread_error(thread, "resume");
+		return tm_ptrace_thread_error(thread, "resume");
 	return NULL;
 }
 
@@ -230,12 +230,12 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 	thread->backend &= ~(uint64_t)THREAD_REPORTING;
 	if (thread->backend & THREAD_GROUP_STOP) {
 		thread->backend = (thread->backend & ~(uint64_t)THREAD_GROUP_STOP) | THREAD_LISTENING;
-		return restart(thread, PTRACE_LISTEN, 0);
+		return tm_ptrace_restart(thread, PTRACE_LISTEN, 0);
 	}
 	if (signal)
 		thread->signal_count++;
 	steered = tm_ptrace_steer(tm_ptrace_of(target), thread, &own);
-	err = restart(thread, PTRACE_CONT, signal);
+	err = tm_ptrace_restart(thread, PTRACE_CONT, signal);
 	if (steered)
 		tm_ptrace_unsteer(thread, &own);
 	return err;
@@ -243,12 +243,12 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 
 /* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is
  * kept for later. */
-static struct tm_error *run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
+struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
 {
 	int status;
 
 	for (;;) {
-		struct tm_error *err = restart(thread, request, 0);
+		struct tm_error *err = tm_ptrace_restart(thread, request, 0);
 
 		if (err)
 			return err;
@@ -271,7 +271,7 @@ static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thre
 	int status;
 
 	for (;;) {
-		struct tm_error *err = restart(thread, PTRACE_SINGLESTEP, 0);
+		struct tm_error *err = tm_ptrace_restart(thread, PTRACE_SINGLESTEP, 0);
 
 		if (err)
 			return err;
@@ -289,20 +289,20 @@ static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thre
 	return NULL;
 }
 
-static struct tm_error *block_signals(const struct tm_thread *thread, uint64_t *mask)
+struct tm_error *tm_ptrace_block_signals(const struct tm_thread *thread, uint64_t *mask)
 {
 	uint64_t all = UINT64_MAX;
 
 	if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(*mask), mask) < 0 ||
 	    ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(all), &all) < 0)
-		return thread_error(thread, "block the signals of");
+		return tm_ptrace_thread_error(thread, "block the signals of");
 	return NULL;
 }
 
-static struct tm_error *restore_signals(const struct tm_thread *thread, uint64_t mask)
+struct tm_error *tm_ptrace_restore_signals(const struct tm_thread *thread, uint64_t mask)
 {
 	if (ptrace(PTRACE_SETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
-		return thread_error(thread, "restore the signals of");
+		return tm_ptrace_thread_error(thread, "restore the signals of");
 	return NULL;
 }
 
@@ -313,20 +313,20 @@ static struct tm_error *step(struct tm_target *target, struct tm_thread *thread)
 	struct tm_error *err = tm_ptrace_flush_pc(target, thread);
 
 	if (!err)
-		err = block_signals(thread, &mask);
+		err = tm_ptrace_block_signals(thread, &mask);
 	if (!err)
 		err = single_step(tm_ptrace_of(target), thread);
 	if (!err)
-		err = restore_signals(thread, mask);
+		err = tm_ptrace_restore_signals(thread, mask);
 	if (!thread->signal)
 		thread->signal = kept;
 	return err;
 }
 
-/* ---- a system call in the target ---- */
+/* ---- the process ---- */
 
 /* A process whose first thread has ended shows its memory map in its other threads only. */
-static struct tm_error *mappings(struct tm_target *target, struct tm_mappings *mappings)
+struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings *mappings)
 {
 	struct tm_error *err = tm_procfs_mappings(target->pid, mappings);
 	const struct tm_thread *thread;
@@ -338,174 +338,6 @@ static struct tm_error *mappings(struct tm_target *target, struct tm_mappings *m
 	return err;
 }
 
-static struct tm_error *find_syscall_insn(struct tm_ptrace *pt)
-{
-	const struct tm_arch *arch = pt->base.arch;
-	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
-	struct tm_error *err;
-
-	if (pt->syscall_insn && pt->syscall_image == pt->base.image)
-		return NULL;
-	err = mappings(&pt->base, &all);
-	if (err)
-		return err;
-	/* From the end: the vdso stands there, which always has one. */
-	for (size_t i = all.count; i-- > 0;) {
-		const struct tm_mapping *mapping = &all.items[i];
-		size_t size = mapping->end - mapping->start;
-		_cleanup_free_ uint8_t *bytes = NULL;
-		const uint8_t *found;
-
-		if (!mapping->executable || !mapping->readable || strcmp(mapping->path, "[vsyscall]") == 0 ||
-		    size > 64u << 20 || !(bytes = malloc(size)))
-			continue;
-		_cleanup_error_ struct tm_error *unreadable =
-			read_memory(&pt->base, mapping->start, bytes, size);
-		if (unreadable)
-			continue;
-		found = memmem(bytes, size, arch->syscall_insn, arch->syscall_insn_size);
-		if (!found)
-			continue;
-		pt->syscall_insn = mapping->start + (uint64_t)(found - bytes);
-		pt->syscall_image = pt->base.image;
-		return NULL;
-	}
-	return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run",
-			       pt->base.pid);
-}
-
-/* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has
- * one. */
-static bool may_inject(const struct tm_thread *thread)
-{
-	uint64_t seccomp;
-
-	return thread->state == TM_THREAD_STOPPED && !thread->signal &&
-	       !(thread->backend & THREAD_IN_VFORK) &&
-	       tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp == 0;
-}
-
-static struct tm_thread *choose_thread(struct tm_target *target, struct tm_thread *preferred)
-{
-	struct tm_thread *thread;
-
-	if (preferred && may_inject(preferred))
-		return preferred;
-	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));)
-		if (thread->tgid == target->pid && may_inject(thread))
-			return thread;
-	return NULL;
-}
-
-static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
-{
-	memcpy((char *)regset + offset, &value, sizeof(value));
-}
-
-static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number,
-			 const uint64_t arguments[6])
-{
-	const struct tm_arch *arch = pt->base.arch;
-
-	put_word(regset, arch->syscall_number, (uint64_t)number);
-	for (int i = 0; i < 6; i++)
-		put_word(regset, arch->syscall_arguments[i], arguments[i]);
-	if (arch->syscall_restart >= 0)
-		put_word(regset, (uint16_t)arch->syscall_restart, UINT64_MAX);
-	put_word(regset, arch->regset_offsets[arch->pc], pt->syscall_insn);
-}
-
-/* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group
-   stop in effect gives the stop signal's number instead of SIGTRAP: any event stop will do. */
-static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
-{
-	int status;
-
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
-		return thread_error(thread, "interrupt");
-	for (;;) {
-		struct tm_error *err = restart(thread, PTRACE_CONT, 0);
-
-		if (err)
-			return err;
-		if (!tm_ptrace_wait_thread(pt, thread, &status))
-			return tm_error_create(TM_ERROR_NO_PROCESS,
-					       "a thread ended in an injected system call");
-		thread->state = TM_THREAD_STOPPED;
-		if (status >> 16 == PTRACE_EVENT_STOP)
-			break;
-		if (status >> 16 == 0)
-			thread->signal = WSTOPSIG(status);
-	}
-	thread->backend &= ~(uint64_t)(THREAD_IN_CALL | THREAD_GROUP_STOP);
-	if (tm_ptrace_is_stop_signal(WSTOPSIG(status)))
-		thread->backend |= THREAD_GROUP_STOP;
-	return NULL;
-}
-
-/*
- * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling,
- * does restoring the registers also restart a system call of the target's own that our stop interrupted
- * (arch_do_signal_or_restart).
- */
-static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thread, int64_t *result)
-{
-	uint64_t regset[TM_REGSET_MAX / 8];
-	struct tm_error *err = run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
-
-	if (!err)
-		err = run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
-	if (!err)
-		err = get_regset(thread, regset, pt->base.arch->regset_size);
-	if (err)
-		return err;
-	memcpy(result, (char *)regset + pt->base.arch->syscall_result, sizeof(*result));
-	return settle(pt, thread);
-}
-
-static struct tm_error *system_call(struct tm_target *target, struct tm_thread *preferred, long number,
-				    const uint64_t arguments[6], int64_t *result)
-{
-	struct tm_ptrace *pt = tm_ptrace_of(target);
-	uint64_t saved[TM_REGSET_MAX / 8], regset[TM_REGSET_MAX / 8], mask;
-	struct tm_thread *thread = choose_thread(target, preferred);
-	struct tm_error *err, *restore_err;
-	bool regs_valid;
-
-	if (!thread)
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "no thread of process %d may run a system call for tmtrace: all have "
-				       "a seccomp filter",
-				       target->pid);
-	err = find_syscall_insn(pt);
-	if (!err)
-		err = tm_ptrace_flush_pc(target, thread);
-	if (!err && (thread->backend & THREAD_IN_CALL))
-		err = settle(pt, thread);
-	if (!err)
-		err = get_regset(thread, saved, target->arch->regset_size);
-	if (!err)
-		err = block_signals(thread, &mask);
-	if (err)
-		return err;
-	regs_valid = thread->regs_valid;
-	memcpy(regset, saved, sizeof(regset));
-	prepare_call(pt, regset, number, arguments);
-	err = set_regset(thread, regset, target->arch->regset_size);
-	if (!err)
-		err = perform_call(pt, thread, result);
-	if (err && err->code == TM_ERROR_NO_PROCESS)
-		return err;
-	restore_err = set_regset(thread, saved, target->arch->regset_size);
-	if (!restore_err)
-		restore_err = restore_signals(thread, mask);
-	thread->regs_valid =
-		regs_valid && !restore_err; /* as before: a stop's pc may be another one than the kernel's */
-	if (err)
-		tm_error_destroy(restore_err);
-	return err ? err : restore_err;
-}
-
 static struct tm_error *thread_pointer(struct tm_target *target, struct tm_thread *thread, uint64_t *pointer)
 {
 	const struct tm_arch *arch = target->arch;
@@ -514,7 +346,7 @@ static struct tm_error *thread_pointer(struct tm_target *target, struct tm_threa
 
 	if (arch->regset_thread_pointer < 0)
 		return NULL;
-	err = get_regset(thread, regset, arch->regset_size);
+	err = tm_ptrace_get_regset(thread, regset, arch->regset_size);
 	if (!err)
 		memcpy(pointer, (char *)regset + arch->regset_thread_pointer, sizeof(*pointer));
 	return err;
@@ -552,8 +384,8 @@ const struct tm_target_ops tm_ptrace_ops = {
 	.read_child = read_child,
 	.release_child = release_child,
 	.step = step,
-	.system_call = system_call,
-	.mappings = mappings,
+	.system_call = tm_ptrace_system_call,
+	.mappings = tm_ptrace_mappings,
 	.detach = tm_ptrace_detach,
 	.destroy = tm_ptrace_destroy,
 };

@@ -1,5 +1,5 @@
 /*
- * What ptrace.c (one stopped thread), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming
+ * What ptrace.c (one stopped thread), ptrace_inject.c (system calls of it), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming
  * and going) share.
  */
 #ifndef TM_TARGET_PTRACE_INTERNAL_H
@@ -36,7 +36,8 @@ struct tm_ptrace {
 	struct tm_map unpaired; /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
 	size_t expected;	/* how many TM_BIRTH_EXPECTED */
 	uint64_t syscall_insn;	/* address of a system call instruction; 0: not looked for yet */
-	uint64_t syscall_image; /* the image in which it was found */
+	uint64_t call_and_return, restorer; /* what a thread needs to find back by itself; 0: not there */
+	uint64_t syscall_image; /* the image in which they were looked for */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
@@ -61,6 +62,14 @@ static inline struct tm_ptrace *tm_ptrace_of(struct tm_target *target)
 
 /* ptrace.c */
 extern const struct tm_target_ops tm_ptrace_ops;
+struct tm_error *tm_ptrace_thread_error(const struct tm_thread *thread, const char *what); /* of errno */
+struct tm_error *tm_ptrace_get_regset(const struct tm_thread *thread, void *regset, size_t size); /* NT_PRSTATUS */
+struct tm_error *tm_ptrace_set_regset(const struct tm_thread *thread, void *regset, size_t size);
+struct tm_error *tm_ptrace_restart(struct tm_thread *thread, int request, int signal);
+struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected);
+struct tm_error *tm_ptrace_block_signals(const struct tm_thread *thread, uint64_t *mask);
+struct tm_error *tm_ptrace_restore_signals(const struct tm_thread *thread, uint64_t mask);
+struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings *mappings);
 struct tm_error *tm_ptrace_fetch_regs(struct tm_target *target, struct tm_thread *thread);
 struct tm_error *tm_ptrace_store_pc(struct tm_target *target, struct tm_thread *thread, uint64_t pc);
 struct tm_error *tm_ptrace_flush_pc(struct tm_target *target,
@@ -69,6 +78,10 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 struct tm_error *tm_ptrace_open_memory(struct tm_ptrace *pt);
 bool tm_ptrace_trap_is_breakpoint(
 	pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
+
+/* ptrace_inject.c */
+struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_thread *preferred, long number,
+				       const uint64_t arguments[6], int64_t *result);
 
 /* ptrace_cpu.c */
 /* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must

@@ -1,0 +1,299 @@
+/*
+ * System calls that a stopped thread runs for the tracer.
+ *
+ * The tracer may be killed at any instruction, and the kernel lets the thread run on then, with the registers that it has.
+ * So those are, from the first change to the last, such that the thread finds back by itself: the system call is
+ * followed by a return to code that calls rt_sigreturn, and the stack holds a frame with all that the thread had
+ * (arch/return_frame.h). Nothing of this runs where the tracer lives: it puts the registers back itself.
+ */
+#include "target/ptrace_internal.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "arch/return_frame.h"
+#include "base/log.h"
+#include "target/procfs.h"
+
+/* ---- code that the target has ---- */
+
+static uint64_t find_bytes(const uint8_t *bytes, size_t size, uint64_t address, const struct tm_code_bytes *wanted)
+{
+	for (; wanted->size; wanted++) {
+		const uint8_t *found = memmem(bytes, size, wanted->bytes, wanted->size);
+
+		if (found)
+			return address + (uint64_t)(found - bytes);
+	}
+	return 0;
+}
+
+static void search_code(struct tm_ptrace *pt, const struct tm_mapping *mapping)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	struct tm_code_bytes call[] = {{{0}, arch->syscall_insn_size}, {{0}, 0}};
+	size_t size = mapping->end - mapping->start;
+	_cleanup_free_ uint8_t *bytes = malloc(size);
+	_cleanup_error_ struct tm_error *unreadable = NULL;
+
+	if (!bytes)
+		return;
+	unreadable = tm_target_read(&pt->base, mapping->start, bytes, size);
+	if (unreadable)
+		return;
+	memcpy(call[0].bytes, arch->syscall_insn, arch->syscall_insn_size);
+	if (!pt->syscall_insn)
+		pt->syscall_insn = find_bytes(bytes, size, mapping->start, call);
+	if (!pt->call_and_return)
+		pt->call_and_return = find_bytes(bytes, size, mapping->start, tm_call_and_return_code(arch));
+	if (!pt->restorer)
+		pt->restorer = find_bytes(bytes, size, mapping->start, tm_restorer_code(arch));
+}
+
+#define SEARCHED_MAX (64u << 20) /* bytes of a mapping */
+
+static struct tm_error *find_code(struct tm_ptrace *pt)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
+	struct tm_error *err;
+
+	if (pt->syscall_insn && pt->restorer && pt->syscall_image == pt->base.image)
+		return NULL;
+	if (pt->syscall_image != pt->base.image)
+		pt->syscall_insn = pt->call_and_return = pt->restorer = 0;
+	pt->syscall_image = pt->base.image;
+	err = tm_ptrace_mappings(&pt->base, &all);
+	if (err)
+		return err;
+	/* From the end: the vdso stands there, which always has a system call. */
+	for (size_t i = all.count; i-- > 0 && !(pt->syscall_insn && pt->call_and_return && pt->restorer);) {
+		const struct tm_mapping *mapping = &all.items[i];
+
+		if (mapping->executable && mapping->readable && strcmp(mapping->path, "[vsyscall]") != 0 &&
+		    mapping->end - mapping->start <= SEARCHED_MAX)
+			search_code(pt, mapping);
+	}
+	if (!pt->syscall_insn)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run",
+				       pt->base.pid);
+	return NULL;
+}
+
+/* ---- the way back ---- */
+
+/* Is there room for a frame on the thread's own stack? Below another one, a signal handler's or a coroutine's, may lie
+ * anything. */
+static bool has_room(struct tm_ptrace *pt, const struct tm_thread *thread, const uint64_t *regset,
+		     const struct tm_return_frame *frame)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
+	_cleanup_error_ struct tm_error *err = tm_ptrace_mappings(&pt->base, &all);
+	const struct tm_mapping *mapping = err ? NULL : tm_mappings_find(&all, frame->address);
+	uint64_t pointer = 0, sp;
+
+	(void)thread;
+	memcpy(&sp, (const char *)regset + pt->base.arch->regset_offsets[pt->base.arch->sp], sizeof(sp));
+	memcpy(&pointer, (const char *)regset + pt->base.arch->regset_thread_pointer, sizeof(pointer));
+	return mapping && mapping->writable && sp >= mapping->start && sp <= mapping->end &&
+	       (strcmp(mapping->path, "[stack]") == 0 || (pointer > sp && pointer < mapping->end));
+}
+
+/* The extended registers, whose number and size are the processor's. */
+static bool read_extended(const struct tm_thread *thread, uint8_t *bytes, size_t *size)
+{
+	struct iovec iov = {bytes, *size};
+
+	if (ptrace(PTRACE_GETREGSET, thread->tid, (void *)NT_X86_XSTATE, &iov) < 0)
+		return false;
+	*size = iov.iov_len;
+	return true;
+}
+
+/* Puts a frame onto the thread's stack. False: it cannot be; the thread is then not safe from the tracer's death until
+ * its registers are back. */
+static bool write_way_back(struct tm_ptrace *pt, struct tm_thread *thread, const uint64_t *regset, uint64_t mask,
+			   struct tm_return_frame *frame)
+{
+	uint8_t extended[TM_RETURN_FRAME_MAX];
+	struct tm_return_state state = {
+		.regset = regset, .signal_mask = mask, .extended = extended, .restorer = pt->restorer};
+	_cleanup_error_ struct tm_error *err = NULL;
+
+	state.extended_size = sizeof(extended);
+	if (!pt->call_and_return || !pt->restorer || pt->base.arch->regset_thread_pointer < 0 ||
+	    !read_extended(thread, extended, &state.extended_size) ||
+	    !tm_return_frame_make(pt->base.arch, &state, frame) || !has_room(pt, thread, regset, frame))
+		return false;
+	err = tm_target_write(&pt->base, frame->address, frame->bytes, frame->size);
+	return !err;
+}
+
+/* ---- the call ---- */
+
+/* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has
+ * one. */
+static bool may_inject(const struct tm_thread *thread)
+{
+	uint64_t seccomp;
+
+	return thread->state == TM_THREAD_STOPPED && !thread->signal &&
+	       !(thread->backend & THREAD_IN_VFORK) &&
+	       tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp == 0;
+}
+
+static struct tm_thread *choose_thread(struct tm_target *target, struct tm_thread *preferred)
+{
+	struct tm_thread *thread;
+
+	if (preferred && may_inject(preferred))
+		return preferred;
+	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));)
+		if (thread->tgid == target->pid && may_inject(thread))
+			return thread;
+	return NULL;
+}
+
+static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
+{
+	memcpy((char *)regset + offset, &value, sizeof(value));
+}
+
+/* `frame`: the way back, NULL where there is none. */
+static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number,
+			 const uint64_t arguments[6], const struct tm_return_frame *frame)
+{
+	const struct tm_arch *arch = pt->base.arch;
+
+	put_word(regset, arch->syscall_number, (uint64_t)number);
+	for (int i = 0; i < 6; i++)
+		put_word(regset, arch->syscall_arguments[i], arguments[i]);
+	if (arch->syscall_restart >= 0)
+		put_word(regset, (uint16_t)arch->syscall_restart, UINT64_MAX);
+	put_word(regset, arch->regset_offsets[arch->pc], frame ? pt->call_and_return : pt->syscall_insn);
+	if (frame)
+		put_word(regset, arch->regset_offsets[arch->sp], frame->address);
+}
+
+/* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group
+   stop in effect gives the stop signal's number instead of SIGTRAP: any event stop will do. */
+static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
+{
+	int status;
+
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
+		return tm_ptrace_thread_error(thread, "interrupt");
+	for (;;) {
+		struct tm_error *err = tm_ptrace_restart(thread, PTRACE_CONT, 0);
+
+		if (err)
+			return err;
+		if (!tm_ptrace_wait_thread(pt, thread, &status))
+			return tm_error_create(TM_ERROR_NO_PROCESS,
+					       "a thread ended in an injected system call");
+		thread->state = TM_THREAD_STOPPED;
+		if (status >> 16 == PTRACE_EVENT_STOP)
+			break;
+		if (status >> 16 == 0)
+			thread->signal = WSTOPSIG(status);
+	}
+	thread->backend &= ~(uint64_t)(THREAD_IN_CALL | THREAD_GROUP_STOP);
+	if (tm_ptrace_is_stop_signal(WSTOPSIG(status)))
+		thread->backend |= THREAD_GROUP_STOP;
+	return NULL;
+}
+
+/*
+ * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling,
+ * does restoring the registers also restart a system call of the target's own that our stop interrupted
+ * (arch_do_signal_or_restart).
+ */
+static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thread, int64_t *result)
+{
+	uint64_t regset[TM_REGSET_MAX / 8];
+	struct tm_error *err = tm_ptrace_run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
+
+	if (!err)
+		err = tm_ptrace_run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
+	if (!err)
+		err = tm_ptrace_get_regset(thread, regset, pt->base.arch->regset_size);
+	if (err)
+		return err;
+	memcpy(result, (char *)regset + pt->base.arch->syscall_result, sizeof(*result));
+	return settle(pt, thread);
+}
+
+/* The mask is the frame's as well: between the two the thread would lose nothing but a signal's punctuality. */
+static struct tm_error *run_call(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *saved, uint64_t *regset,
+				 int64_t *result)
+{
+	size_t size = pt->base.arch->regset_size;
+	uint64_t mask;
+	struct tm_error *err, *restored;
+
+	err = tm_ptrace_set_regset(thread, regset, size);
+	if (!err)
+		err = tm_ptrace_block_signals(thread, &mask);
+	if (err)
+		return err;
+	err = perform_call(pt, thread, result);
+	if (err && err->code == TM_ERROR_NO_PROCESS)
+		return err;
+	restored = tm_ptrace_restore_signals(thread, mask);
+	restored = tm_error_first(restored, tm_ptrace_set_regset(thread, saved, size));
+	return tm_error_first(err, restored);
+}
+
+/* The thread's registers as the call wants them, with a way back where there can be one. */
+static struct tm_error *prepare(struct tm_ptrace *pt, struct tm_thread *thread, long number,
+				const uint64_t arguments[6], uint64_t *saved, uint64_t *regset)
+{
+	_cleanup_free_ struct tm_return_frame *frame = aligned_alloc(64, sizeof(*frame));
+	uint64_t mask;
+	bool safe;
+	struct tm_error *err = tm_ptrace_get_regset(thread, saved, pt->base.arch->regset_size);
+
+	if (err)
+		return err;
+	if (!frame)
+		return tm_error_out_of_memory();
+	if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
+		return tm_ptrace_thread_error(thread, "read the blocked signals of");
+	safe = write_way_back(pt, thread, saved, mask, frame);
+	if (!safe)
+		tm_log_info("thread %d runs a system call without a way back of its own", thread->tid);
+	memcpy(regset, saved, TM_REGSET_MAX);
+	prepare_call(pt, regset, number, arguments, safe ? frame : NULL);
+	return NULL;
+}
+
+struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_thread *preferred, long number,
+				       const uint64_t arguments[6], int64_t *result)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	uint64_t saved[TM_REGSET_MAX / 8], regset[TM_REGSET_MAX / 8];
+	struct tm_thread *thread = choose_thread(target, preferred);
+	struct tm_error *err;
+	bool regs_valid;
+
+	if (!thread)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "no thread of process %d may run a system call for tmtrace: all have "
+				       "a seccomp filter",
+				       target->pid);
+	err = find_code(pt);
+	if (!err)
+		err = tm_ptrace_flush_pc(target, thread);
+	if (!err && (thread->backend & THREAD_IN_CALL))
+		err = settle(pt, thread);
+	regs_valid = thread->regs_valid;
+	if (!err)
+		err = prepare(pt, thread, number, arguments, saved, regset);
+	if (!err)
+		err = run_call(pt, thread, saved, regset, result);
+	thread->regs_valid = regs_valid && !err; /* as before: a stop's pc may be another one than the kernel's */
+	return err;
+}
