@@ -58,21 +58,32 @@ static bool is_far_jump(const uint8_t *code, size_t displacement_at)
 	       ((opcode & 0xf0) == 0x80 && displacement_at >= 2 && code[displacement_at - 2] == 0x0f);
 }
 
-bool tm_jumps_into(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
-		   uint64_t start, uint64_t end)
+static void mark_ranges(struct tm_jump_range *ranges, size_t count, uint64_t target)
 {
-	if (!tm_jump_size(arch))
-		return true;
-	for (size_t i = 0; i + DISPLACEMENT <= size; i++) {
+	for (size_t i = 0; i < count; i++)
+		if (target - ranges[i].start < ranges[i].end - ranges[i].start)
+			ranges[i].found = true;
+}
+
+void tm_jumps_find(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
+		   struct tm_jump_range *ranges, size_t count)
+{
+	uint64_t low = UINT64_MAX, high = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		low = ranges[i].start < low ? ranges[i].start : low;
+		high = ranges[i].end > high ? ranges[i].end : high;
+		ranges[i].found = ranges[i].found || !tm_jump_size(arch);
+	}
+	for (size_t i = 0; tm_jump_size(arch) && i + DISPLACEMENT <= size; i++) {
 		int32_t displacement;
 		uint64_t target;
 
 		memcpy(&displacement, code + i, sizeof(displacement));
 		target = address + i + DISPLACEMENT + (uint64_t)(int64_t)displacement;
-		if (__builtin_expect(target - start < end - start, 0) && is_far_jump(code, i))
-			return true;
+		if (__builtin_expect(target - low < high - low, 0) && is_far_jump(code, i))
+			mark_ranges(ranges, count, target);
 	}
-	return false;
 }
 
 static void emit(struct tm_call_pad *pad, const void *bytes, size_t size)

@@ -39,11 +39,17 @@ bool tm_jump_make(const struct tm_arch *arch, uint64_t from, uint64_t to, uint8_
 /* Is it such a jump, and where to? `code` has tm_jump_size bytes. */
 bool tm_jump_parse(const struct tm_arch *arch, const uint8_t *code, uint64_t from, uint64_t *to);
 
-/* Does any jump or call with a displacement of 32 bits, at whatever byte of `code` (which stands at
- * `address`), lead into [start, end)? Bytes that only look like one count as well. Jumps with 8 bits are not
- * looked at. */
-bool tm_jumps_into(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
-		   uint64_t start, uint64_t end);
+/* Where jumps must not lead: [start, end). */
+struct tm_jump_range {
+	uint64_t start, end;
+	bool found; /* one leads there */
+};
+
+/* Does any jump or call with a displacement of 32 bits, at whatever byte of `code` (which stands at `address`), lead into
+ * one of the ranges? Sets `found` of those, and leaves the others as they are. Bytes that only look like a jump count as
+ * well. Jumps with 8 bits are not looked at. Where that cannot be told all are found. */
+void tm_jumps_find(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
+		   struct tm_jump_range *ranges, size_t count);
 
 /* A pad that keeps `count` of the call's arguments (numbers of arch->arguments, 1..TM_CALL_PAD_ARGUMENTS of
  * them). TM_ERROR_UNSUPPORTED for an architecture that has none yet. */

@@ -20,6 +20,7 @@
 #include "debuginfo/module.h"
 #include "probe/allocator.h"
 #include "probe/event.h"
+#include "probe/function_index.h"
 #include "probe/recording.h"
 #include "target/breakpoint.h"
 #include "target/patch.h"
@@ -36,12 +37,16 @@ struct tm_probe_config {
 					   a module is armed */
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi; /* of the modules; NULL only where patches is */
+	struct tm_function_index *functions; /* of the modules */
 	struct tm_event_sink sink;
 	uint32_t domain; /* of its events */
 };
 
 struct tm_error *tm_probe_create(const struct tm_probe_config *config, struct tm_probe **out);
 void tm_probe_destroy(struct tm_probe *probe);
+
+/* All threads have come to stand still anew: what is known of their stacks is not true any more. */
+void tm_probe_stopped(struct tm_probe *probe);
 
 /* Finds and arms the allocator functions of a loaded module; of one that is armed already, nothing happens.
    All threads stand still, or one does at a breakpoint. *armed: functions that were newly armed. */

@@ -461,7 +461,7 @@ static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *threa
 		const struct tm_allocator *row = state->resolver.row;
 
 		state->resolver.row = NULL;
-		return tm_function_arm(probe, row, register_of(thread, arch->result), 0, TM_ARM_PLAIN);
+		return tm_function_arm(probe, row, register_of(thread, arch->result), NULL, TM_ARM_PLAIN);
 	}
 	err = find_call(probe, thread, state, sp, &call);
 	return !err && call && call->return_address == address ? complete(probe, thread, state) : err;

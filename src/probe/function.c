@@ -32,6 +32,7 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->passed);
 	tm_map_clear(&probe->armed_modules);
 	probe->deferred.count = probe->names.count = 0;
+	probe->surveyed = false;
 	tm_resizes_forget(probe);
 	probe->trampoline = 0;
 }
@@ -116,30 +117,29 @@ static bool insert_exits(struct tm_probe *probe, struct tm_function *function, c
 
 /* One stop behind the call if it can be patched. Else its own return instructions if it leaves only by them,
    else the return address: both are one stop, but the former need no breakpoint in other people's code. */
-static void choose_exits(struct tm_probe *probe, struct tm_function *function)
+static bool copy_exits(const struct tm_indexed_function *indexed, uint64_t bias, struct tm_exits *exits)
 {
-	uint64_t size = function->size;
-	const struct tm_module *module = tm_module_map_find(probe->config.modules, function->address);
+	*exits = indexed->exits;
+	exits->lowest_target += bias;
+	exits->returns = malloc((indexed->exits.return_count + 1) * sizeof(*exits->returns));
+	for (size_t i = 0; exits->returns && i < exits->return_count; i++)
+		exits->returns[i] = indexed->exits.returns[i] + bias;
+	return exits->returns != NULL;
+}
+
+static void choose_exits(struct tm_probe *probe, struct tm_function *function,
+			 const struct tm_indexed_function *indexed)
+{
 	_cleanup_(tm_exits_deinit) struct tm_exits exits = {0};
-	const uint8_t *bytes = NULL;
-	size_t available = 0;
-	struct tm_error *err;
 
 	function->by_return_address = true;
 	function->may_tail_jump = true;
-	if (function->is_resolver || (function->row->kind == TM_FREES && !probe->config.recording))
+	if (function->is_resolver || (function->row->kind == TM_FREES && !probe->config.recording) || !indexed ||
+	    !indexed->has_exits || !copy_exits(indexed, function->address - indexed->vaddr, &exits))
 		return;
-	if (module && size)
-		bytes = tm_module_bytes(module, function->address - module->bias, &available);
-	if (!bytes || available < size)
-		return;
-	err = probe->config.target->arch->find_exits(bytes, size, function->address, &exits);
-	if (err) {
-		tm_error_destroy(err);
-		return;
-	}
 	function->may_tail_jump = exits.tail_jumps;
-	if (tm_function_patch(probe, function, bytes, size, &exits))
+	function->jumped_into = indexed->jumped_into;
+	if (tm_function_patch(probe, function, indexed->bytes, indexed->size, &exits))
 		return;
 	if (exits.only_returns && exits.return_count && function->row->kind != TM_FREES)
 		function->by_return_address = !insert_exits(probe, function, &exits);
@@ -157,14 +157,14 @@ static struct tm_error *insert_entry(struct tm_probe *probe, uint64_t address)
 }
 
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				 uint64_t size, enum tm_arming arming)
+				 const struct tm_indexed_function *indexed, enum tm_arming arming)
 {
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
 	struct tm_function *function;
 	uint64_t *armed;
 	struct tm_error *err;
 
-	if (!tm_vector_push(&probe->names, (struct tm_deferred){row, address, size}))
+	if (!tm_vector_push(&probe->names, (struct tm_deferred){row, address, indexed}))
 		return tm_error_out_of_memory();
 	if (!module || tm_map_get(&probe->entries, address))
 		return NULL; /* an alias: one address is one function */
@@ -174,14 +174,14 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	function->row = row;
 	function->address = address;
 	function->module = module->number;
-	function->size = size;
+	function->size = indexed ? indexed->size : 0;
 	function->is_resolver = arming == TM_ARM_RESOLVER;
 	function->reaches = arming == TM_ARM_WRAPPER;
 	if (!tm_map_put(&probe->entries, address, (uintptr_t)function)) {
 		free(function);
 		return tm_error_out_of_memory();
 	}
-	choose_exits(probe, function);
+	choose_exits(probe, function, indexed);
 	err = function->stop || function->recorded ? NULL : insert_entry(probe, address);
 	if (err) {
 		tm_map_remove(&probe->entries, address);
@@ -203,33 +203,16 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	return NULL;
 }
 
-struct found_symbol {
-	const struct tm_allocator *row;
-	uint64_t vaddr, size;
-	bool is_ifunc;
-};
-
 struct search {
 	struct tm_probe *probe;
 	struct tm_module *module;
-	struct tm_vector(struct found_symbol) symbols;
 };
-
-static bool visit_symbol(const struct tm_symbol *symbol, void *context)
-{
-	struct search *search = context;
-	const struct tm_allocator *row = tm_allocator_find(symbol->name);
-
-	return !row ||
-	       tm_vector_push(&search->symbols,
-			      (struct found_symbol){row, symbol->vaddr, symbol->size, symbol->is_ifunc});
-}
 
 /* ---- IFUNCs ---- */
 
 struct slot_visit {
 	struct search *search;
-	const struct found_symbol *symbol;
+	const struct tm_indexed_function *symbol;
 	const struct tm_module *importer;
 	struct tm_error *err;
 };
@@ -252,11 +235,11 @@ static bool visit_slot(uint64_t slot_vaddr, void *context)
 	where = tm_module_map_find(probe->config.modules, word);
 	if (!where || word == own->bias + visit->symbol->vaddr || (where == visit->importer && where != own))
 		return true;
-	visit->err = tm_function_arm(probe, visit->symbol->row, word, 0, TM_ARM_PLAIN);
+	visit->err = tm_function_arm(probe, visit->symbol->row, word, NULL, TM_ARM_PLAIN);
 	return !visit->err;
 }
 
-static struct tm_error *arm_ifunc(struct search *search, const struct found_symbol *symbol)
+static struct tm_error *arm_ifunc(struct search *search, const struct tm_indexed_function *symbol)
 {
 	struct tm_probe *probe = search->probe;
 	struct slot_visit visit = {.search = search, .symbol = symbol};
@@ -276,81 +259,38 @@ static struct tm_error *arm_ifunc(struct search *search, const struct found_symb
 			return visit.err;
 	}
 	/* Those that are bound later, or by dlsym, are caught as the resolver answers. */
-	return tm_function_arm(probe, symbol->row, search->module->bias + symbol->vaddr, symbol->size,
+	return tm_function_arm(probe, symbol->row, search->module->bias + symbol->vaddr, symbol,
 			       TM_ARM_RESOLVER);
 }
 
-static struct tm_error *arm_found(struct search *search)
+static struct tm_error *arm_found(struct search *search, const struct tm_indexed_function *found)
 {
-	for (size_t i = 0; i < search->symbols.count; i++) {
-		const struct found_symbol *symbol = &search->symbols.items[i];
-		struct tm_error *err;
+	uint64_t address = search->module->bias + found->vaddr;
 
-		if (symbol->is_ifunc)
-			err = arm_ifunc(search, symbol);
-		else if (tm_function_is_deferred(search->probe, symbol->row))
-			err = tm_function_defer(search->probe, symbol->row, search->module->bias + symbol->vaddr,
-						symbol->size);
-		else
-			err = tm_function_arm(search->probe, symbol->row, search->module->bias + symbol->vaddr,
-					      symbol->size, TM_ARM_PLAIN);
-		if (err)
-			return err;
-	}
-	return NULL;
-}
-
-/* glibc's dynamic linker has a minimal malloc for itself (elf/dl-minimal.c): not the program's. musl's linker
- * is its libc. */
-static bool is_private_linker(const struct tm_module *module)
-{
-	const char *soname = tm_module_soname(module);
-
-	return soname && (strncmp(soname, "ld-linux", 8) == 0 || strncmp(soname, "ld64.so", 7) == 0);
-}
-
-/* .dynsym and .symtab name what they have; the debug file is opened only if neither names an allocator
- * function. */
-static struct tm_error *find_functions(struct search *search)
-{
-	static const enum tm_symbol_table tables[] = {TM_SYMBOLS_DYNAMIC, TM_SYMBOLS_STATIC,
-						      TM_SYMBOLS_DEBUG_FILE};
-
-	for (size_t i = 0; i < TM_ARRAY_SIZE(tables); i++) {
-		struct tm_error *err;
-
-		if (tables[i] == TM_SYMBOLS_DEBUG_FILE && search->symbols.count)
-			break;
-		err = tm_module_each_symbol(search->probe->config.modules, search->module, tables[i],
-					    visit_symbol, search);
-		if (err && err->code != TM_ERROR_BAD_FORMAT)
-			return err;
-		if (err)
-			tm_probe_warn(search->probe, "%s: %s", search->module->path, err->message);
-		tm_error_destroy(err);
-	}
-	return NULL;
+	if (found->is_ifunc)
+		return arm_ifunc(search, found);
+	if (tm_function_is_deferred(search->probe, found->row))
+		return tm_function_defer(search->probe, found, address);
+	return tm_function_arm(search->probe, found->row, address, found, TM_ARM_PLAIN);
 }
 
 struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *module, size_t *armed)
 {
 	struct search search = {.probe = probe, .module = module};
+	const struct tm_indexed_module *indexed;
 	size_t before = probe->entries.count;
 	struct tm_error *err;
 
 	*armed = 0;
-	probe->surveyed = false;
 	if (!module->loaded || !module->image || tm_map_get(&probe->armed_modules, module->number))
 		return NULL;
 	if (!tm_map_put(&probe->armed_modules, module->number, 0))
 		return tm_error_out_of_memory();
-	if (module->is_vdso || is_private_linker(module))
-		return NULL;
-	err = find_functions(&search);
-	if (!err)
-		err = arm_found(&search);
-	tm_vector_deinit(&search.symbols);
-	tm_module_release_pages(module);
+	err = tm_function_index_get(probe->config.functions, module, &indexed);
+	if (!err && indexed->problem)
+		tm_probe_warn(probe, "%s: %s", module->path, indexed->problem);
+	for (size_t i = 0; !err && i < indexed->count; i++)
+		err = arm_found(&search, &indexed->functions[i]);
 	*armed = probe->entries.count - before;
 	return err;
 }

@@ -13,6 +13,7 @@ struct tm_function {
 	const struct tm_allocator *row;
 	uint64_t address, size; /* run-time; bytes of its body, 0: unknown */
 	uint32_t module;	/* number */
+	bool jumped_into;	/* other code may jump into its first bytes */
 	bool is_resolver;	/* of an IFUNC: what it returns is to be armed as `row` */
 	bool by_return_address; /* its returns are caught at the caller */
 	bool may_tail_jump;	/* another function's return may be this one's */
@@ -29,7 +30,8 @@ struct tm_resize;
 /* A wrapper that is looked at when the functions that it may call are armed. */
 struct tm_deferred {
 	const struct tm_allocator *row;
-	uint64_t address, size;
+	uint64_t address;
+	const struct tm_indexed_function *indexed;
 };
 
 struct tm_probe {
@@ -58,9 +60,9 @@ enum tm_arming {
 };
 
 /* Arms a function of a loaded module at a run-time address: also those that an IFUNC's resolver has just
- * chosen. */
+ * chosen, which are not indexed (NULL). */
 struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				 uint64_t size, enum tm_arming arming);
+				 const struct tm_indexed_function *indexed, enum tm_arming arming);
 
 /* Where the threads stand is known to the patches, for the module that is being armed. */
 struct tm_error *tm_probe_survey(struct tm_probe *probe);
@@ -69,8 +71,8 @@ struct tm_error *tm_probe_survey(struct tm_probe *probe);
 struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 				    size_t size, const struct tm_exits *exits);
 bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row);
-struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				   uint64_t size);
+struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_indexed_function *indexed,
+				   uint64_t address);
 
 /* native_records.c */
 void tm_resizes_forget(struct tm_probe *probe); /* nothing is told */
@@ -80,8 +82,7 @@ void tm_resizes_forget(struct tm_probe *probe); /* nothing is told */
 bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 		       size_t size, const struct tm_exits *exits);
 
-/* Far jumps into [start, end) from other parts of the module, such as a function's own cold part. True also
-   where that cannot be told. */
+/* Far jumps into [start, end) from any part of the module. True also where that cannot be told. */
 bool tm_code_is_jumped_into(const struct tm_arch *arch, const struct tm_module *module, uint64_t start,
 			    uint64_t end);
 

@@ -9,8 +9,6 @@
 #include "base/log.h"
 #include "probe/call_state.h"
 
-#define TEXT_SEARCH_MAX (8u << 20) /* bytes of code that are searched for jumps: a few milliseconds */
-
 /* Words on the stack at the stop, in this order. */
 enum { KEPT_SIZE, KEPT_SECOND };
 
@@ -32,28 +30,24 @@ static size_t kept_arguments(const struct tm_allocator *row, uint8_t kept[TM_CAL
 bool tm_code_is_jumped_into(const struct tm_arch *arch, const struct tm_module *module, uint64_t start,
 			    uint64_t end)
 {
-	size_t searched = 0;
+	struct tm_jump_range range = {start, end, false};
 
-	for (size_t i = 0; i < module->text_count; i++) {
+	for (size_t i = 0; !range.found && i < module->text_count; i++) {
 		const struct tm_module_text *text = &module->texts[i];
 		size_t available, size = text->end - text->start;
 		const uint8_t *bytes = tm_module_bytes(module, text->start - module->bias, &available);
 
-		size = size < available ? size : available;
-		searched += size;
-		if (!bytes || searched > TEXT_SEARCH_MAX ||
-		    tm_jumps_into(arch, bytes, size, text->start, start, end))
+		if (!bytes)
 			return true;
+		tm_jumps_find(arch, bytes, size < available ? size : available, text->start, &range, 1);
 	}
-	return false;
+	return range.found;
 }
 
 /* NULL: nothing speaks against it. */
 static const char *why_not(const struct tm_probe *probe, const struct tm_function *function,
 			   const struct tm_module *module)
 {
-	const struct tm_arch *arch = probe->config.target->arch;
-	uint64_t second = function->address + 1;
 
 	bool records = probe->config.recording != NULL;
 
@@ -66,7 +60,7 @@ static const char *why_not(const struct tm_probe *probe, const struct tm_functio
 	/* Nested calls are known by a walk over its frame. */
 	if (!tm_cfi_find(probe->config.cfi, function->address).row)
 		return "its module has no CFI";
-	if (tm_code_is_jumped_into(arch, module, second, second + tm_jump_size(arch) - 1))
+	if (function->jumped_into)
 		return "other code may jump into its first bytes";
 	return NULL;
 }
@@ -92,6 +86,11 @@ static struct tm_error *make_pad(void *context, uint64_t address, uint64_t reloc
 	placing->stop = *pad + made.stop;
 	placing->stop_depth = made.words * sizeof(uint64_t);
 	return tm_breakpoint_insert(placing->breakpoints, placing->stop);
+}
+
+void tm_probe_stopped(struct tm_probe *probe)
+{
+	probe->surveyed = false;
 }
 
 struct tm_error *tm_probe_survey(struct tm_probe *probe)

@@ -69,9 +69,11 @@ static struct tm_error *make_pad(void *context, uint64_t address, uint64_t reloc
 
 	if (!err)
 		err = tm_pads_place(config->pads, NULL, address, made.code, made.size, pad);
-	if (!err && made.call_size) /* the return address of its call: whoever meets it was called from within */
-		tm_rows_put(tm_recording_shared(config->recording), *pad + made.call_size,
-			    tm_row_rule(TM_ROW_STEP, TM_ROW_IN_CALL, 8 * made.words + 8, 0));
+	/* The return address of its call: whoever meets it was called from within. */
+	if (!err && made.call_size &&
+	    !tm_row_put(tm_recording_rows(config->recording), *pad + made.call_size,
+			tm_row_rule(TM_ROW_STEP, TM_ROW_IN_CALL, 8 * made.words + 8, 0)))
+		err = tm_error_out_of_memory();
 	return err;
 }
 
@@ -142,10 +144,10 @@ bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_alloc
 	return probe->config.recording && (strncmp(row->name, "_Zn", 3) == 0 || strncmp(row->name, "_Zd", 3) == 0);
 }
 
-struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_allocator *row, uint64_t address,
-				   uint64_t size)
+struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_indexed_function *indexed,
+				   uint64_t address)
 {
-	const struct tm_deferred deferred = {row, address, size};
+	const struct tm_deferred deferred = {indexed->row, address, indexed};
 
 	return tm_vector_push(&probe->deferred, deferred) && tm_vector_push(&probe->names, deferred)
 		       ? NULL
@@ -211,21 +213,17 @@ static bool reaches(struct tm_probe *probe, const struct tm_deferred *deferred)
 {
 	struct wanted wanted = {probe, tm_module_map_find(probe->config.modules, deferred->address),
 				deferred->row->kind == TM_FREES};
-	const uint8_t *bytes;
-	size_t available;
+	const struct tm_indexed_function *indexed = deferred->indexed;
 
-	if (!wanted.module)
-		return false;
-	bytes = tm_module_bytes(wanted.module, deferred->address - wanted.module->bias, &available);
-	return bytes && deferred->size && deferred->size <= available &&
-	       tm_body_reaches(probe->config.target->arch, bytes, deferred->size, deferred->address, is_wanted,
+	return wanted.module && indexed->has_exits &&
+	       tm_body_reaches(probe->config.target->arch, indexed->bytes, indexed->size, deferred->address, is_wanted,
 			       &wanted);
 }
 
 static struct tm_error *settle(struct tm_probe *probe, const struct tm_deferred *deferred)
 {
 	if (deferred->row->kind != TM_FREES)
-		return tm_function_arm(probe, deferred->row, deferred->address, deferred->size, TM_ARM_WRAPPER);
+		return tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed, TM_ARM_WRAPPER);
 	tm_log_debug("%s at 0x%" PRIx64 " is told by what it calls", deferred->row->name, deferred->address);
 	return tm_map_put(&probe->passed, deferred->address, 1) ? NULL : tm_error_out_of_memory();
 }
@@ -260,7 +258,7 @@ struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe)
 	for (size_t i = 0; !err && i < probe->deferred.count; i++) {
 		const struct tm_deferred *deferred = &probe->deferred.items[i];
 
-		err = tm_function_arm(probe, deferred->row, deferred->address, deferred->size, TM_ARM_PLAIN);
+		err = tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed, TM_ARM_PLAIN);
 	}
 	probe->deferred.count = 0;
 	return err;

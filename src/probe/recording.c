@@ -41,6 +41,7 @@ struct tm_recording {
 	uint64_t shared; /* run-time address of the memory file; 0: not mapped there */
 	void *memory;	 /* ours; NULL: not mapped */
 	struct tm_ring_reader *reader;
+	struct tm_row_table rows;
 	int dismiss; /* of the watchdog; -1: none */
 	bool may_sleep, stamps;
 	uint64_t unringed;
@@ -72,6 +73,7 @@ static void unmap_ours(struct tm_recording *recording)
 	recording->dismiss = -1;
 	tm_ring_reader_destroy(recording->reader);
 	recording->reader = NULL;
+	tm_row_table_deinit(&recording->rows);
 	if (recording->memory)
 		munmap(recording->memory, TM_SHARED_SIZE);
 	recording->memory = NULL;
@@ -240,6 +242,7 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 		recording->memory = NULL;
 		return tm_error_errno(errno, "cannot map the rings");
 	}
+	recording->rows.shared = shared_words(recording);
 	return tm_ring_reader_create(recording->memory, &recording->reader);
 }
 
@@ -606,9 +609,9 @@ void tm_recording_refresh(struct tm_recording *recording)
 		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
 }
 
-struct tm_shared *tm_recording_shared(const struct tm_recording *recording)
+struct tm_row_table *tm_recording_rows(struct tm_recording *recording)
 {
-	return shared_words(recording);
+	return &recording->rows;
 }
 
 struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, unsigned ring)

@@ -13,6 +13,7 @@
 #define TM_PROBE_RECORDING_H
 
 #include "recorder/ring_reader.h"
+#include "recorder/row_table.h"
 #include "target/target.h"
 
 struct tm_recording;
@@ -73,8 +74,8 @@ void tm_recording_refresh(struct tm_recording *recording);
 /* Events so far of threads for which no ring was left (TM_RINGS record at a time), as of the last refresh. */
 uint64_t tm_recording_unringed(const struct tm_recording *recording);
 
-/* What both sides share; a ring's words. */
-struct tm_shared *tm_recording_shared(const struct tm_recording *recording);
+/* What the recorder walks by; a ring's words. */
+struct tm_row_table *tm_recording_rows(struct tm_recording *recording);
 struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, unsigned ring);
 
 /* What the recorder knows of the native stack of a ring's thread, which waits. false: it cannot be read. */

@@ -4,16 +4,30 @@
 #ifndef TM_RECORDER_ROW_TABLE_H
 #define TM_RECORDER_ROW_TABLE_H
 
+#include <stdbool.h>
+
+#include "base/vector.h"
 #include "recorder/shared.h"
 
-/* The row of a return address, in place of one that is there already. Where the set is full another row goes: it will be
-   asked for again. */
-void tm_rows_put(struct tm_shared *shared, uint64_t return_address, uint64_t rule);
+struct tm_row_table {
+	struct tm_shared *shared; /* borrowed */
+	struct tm_vector(uint64_t) addresses; /* that were given a row, some perhaps more than once */
+};
+
+/* All zero but for `shared` is an empty table. */
+void tm_row_table_deinit(struct tm_row_table *table);
+
+/* The row of a return address, in place of one that is there already. Where the sets are full another row goes: it will
+   be asked for again. False: out of memory, and there is no row. */
+bool tm_row_put(struct tm_row_table *table, uint64_t return_address, uint64_t rule);
+
+/* The rule of a return address; 0: there is none. */
+uint64_t tm_row_get(const struct tm_row_table *table, uint64_t return_address);
 
 /* Return addresses into [start, end) have no rows any more. */
-void tm_rows_forget(struct tm_shared *shared, uint64_t start, uint64_t end);
+void tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end);
 
 /* Code was unmapped: no thread believes frames that it has walked before. */
-void tm_rows_new_generation(struct tm_shared *shared);
+void tm_rows_new_generation(struct tm_row_table *table);
 
 #endif

@@ -43,14 +43,45 @@ static struct tm_module_source open_source(struct tm_session *session)
 	session->root_fd = open_proc(session->info.pid, "/root");
 	session->proc_fd = open_proc(session->info.pid, "");
 	return (struct tm_module_source){session->root_fd, session->proc_fd,
-					 tm_target_memory(session->target)};
+					 tm_procfs_memory(&session->info.pid)};
 }
 
 struct tm_error *tm_follow_open(struct tm_session *session)
 {
 	struct tm_module_source source = open_source(session);
+	const struct tm_arch *arch = session->target ? session->target->arch : session->info.arch;
+	struct tm_error *err = tm_module_map_create(&source, &session->modules);
 
-	return tm_module_map_create(&source, &session->modules);
+	if (!err)
+		err = tm_function_index_create(arch, session->modules, &session->functions);
+	return err ? err : tm_cfi_create(arch, session->modules, &session->cfi);
+}
+
+/* A module's functions, and the rows that will be asked for. */
+static struct tm_error *index_module(struct tm_session *session, struct tm_module *module)
+{
+	const struct tm_indexed_module *indexed;
+	struct tm_error *err = tm_function_index_get(session->functions, module, &indexed);
+
+	for (size_t i = 0; !err && i < indexed->count; i++)
+		tm_cfi_find(session->cfi, module->bias + indexed->functions[i].vaddr);
+	return err;
+}
+
+void tm_follow_read_ahead(struct tm_session *session)
+{
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+	struct tm_error *err = tm_follow_open(session);
+
+	if (!err)
+		err = tm_procfs_mappings(session->info.pid, &mappings);
+	if (!err)
+		err = tm_module_map_update(session->modules, &mappings, session->info.exe);
+	for (uint32_t i = 1; !err && i < tm_module_map_count(session->modules); i++)
+		err = index_module(session, tm_module_map_get(session->modules, i));
+	if (err) /* whoever may not attach learns why there */
+		tm_log_info("%s", err->message);
+	tm_error_destroy(err);
 }
 
 void tm_follow_close(struct tm_session *session)
@@ -107,7 +138,7 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 	struct tm_error *err = session->python ? tm_python_look(session, complete) : NULL;
 	size_t armed;
 
-	if (err || session->traced == TM_SESSION_RECOGNISE)
+	tm_probe_stopped(session->probe);	if (err || session->traced == TM_SESSION_RECOGNISE)
 		return err;
 	if (!complete && tm_native_may_record(session))
 		return NULL; /* the recorder needs threads whose thread pointers are set */

@@ -29,9 +29,9 @@ struct tm_native {
 	bool loader_watched;
 };
 
-static struct tm_shared *shared_words(const struct tm_session *session)
+static struct tm_row_table *rows_of(const struct tm_session *session)
 {
-	return tm_recording_shared(session->recording);
+	return tm_recording_rows(session->recording);
 }
 
 /* ---- putting it in place ---- */
@@ -135,15 +135,15 @@ void tm_native_reset(struct tm_session *session)
 void tm_native_loaded(struct tm_session *session, uint64_t start, uint64_t end)
 {
 	if (session->native)
-		tm_rows_forget(shared_words(session), start, end);
+		tm_rows_forget(rows_of(session), start, end);
 }
 
 void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end)
 {
 	if (!session->native)
 		return;
-	tm_rows_forget(shared_words(session), start, end);
-	tm_rows_new_generation(shared_words(session));
+	tm_rows_forget(rows_of(session), start, end);
+	tm_rows_new_generation(rows_of(session));
 	tm_call_tree_forget_pcs(session->native->tree);
 }
 
@@ -249,14 +249,16 @@ static uint64_t make_rule(const struct tm_session *session, uint64_t lookup)
 }
 
 /* Rows for the callers that were walked; under a signal frame a pc is no return address. */
-static void publish_rows(struct tm_session *session)
+static struct tm_error *publish_rows(struct tm_session *session)
 {
 	const struct tm_walk *walk = &session->walk;
 
 	for (size_t i = 1; i < walk->count; i++)
-		if (walk->frames[i].lookup == walk->frames[i].pc - 1)
-			tm_rows_put(shared_words(session), walk->frames[i].pc,
-				    make_rule(session, walk->frames[i].lookup));
+		if (walk->frames[i].lookup == walk->frames[i].pc - 1 &&
+		    !tm_row_get(rows_of(session), walk->frames[i].pc) &&
+		    !tm_row_put(rows_of(session), walk->frames[i].pc, make_rule(session, walk->frames[i].lookup)))
+			return tm_error_out_of_memory();
+	return NULL;
 }
 
 /* ---- what a walked stack says of its call ---- */
@@ -305,13 +307,14 @@ static struct tm_error *take_walked(struct tm_session *session, unsigned ring, c
 {
 	struct tm_record_native record = *recorded;
 	struct tm_recorder_stack stack = {0};
+	struct tm_error *err;
 	bool inner;
 
 	check_bounds(session, ring, recorded->words[TM_RECORD_SP]);
 	walk_recorded(session, recorded);
-	publish_rows(session);
-	if (record.header.kind == TM_RECORD_NATIVE_STACK)
-		return NULL;
+	err = publish_rows(session);
+	if (err || record.header.kind == TM_RECORD_NATIVE_STACK)
+		return err;
 	session->fp_frames += session->walk.fp_frames;
 	tm_recording_read_stack(session->recording, ring, &stack);
 	inner = is_inner(session, &stack, &record);

@@ -305,6 +305,8 @@ static struct tm_error *prepare(struct tm_session *session)
 	err = tm_tracer_create(&session->tracer);
 	if (!err)
 		err = tm_session_within_create(session);
+	if (!err && session->config->attach_pid)
+		tm_follow_read_ahead(session);
 	return err ? err : open_report(session);
 }
 
@@ -331,10 +333,8 @@ static struct tm_error *take_target(struct tm_session *session)
 
 static struct tm_error *assemble(struct tm_session *session)
 {
-	struct tm_error *err = tm_follow_open(session);
+	struct tm_error *err = session->modules ? NULL : tm_follow_open(session);
 
-	if (!err)
-		err = tm_cfi_create(session->target->arch, session->modules, &session->cfi);
 	if (!err)
 		err = tm_pads_create(session->target, &session->pads);
 	if (!err)
@@ -355,6 +355,7 @@ static struct tm_error *assemble(struct tm_session *session)
 		.patches = session->patches,
 		.modules = session->modules,
 		.cfi = session->cfi,
+		.functions = session->functions,
 		.sink = {session, tm_events_take, tm_stacks_in_signal_handler, tm_session_warn},
 		.domain = session->config->domain == TM_SESSION_BOTH ? TM_DOMAIN_NATIVE_BESIDE
 								     : TM_DOMAIN_NATIVE,
@@ -527,6 +528,7 @@ static void release(struct tm_session *session)
 	tm_patches_destroy(session->patches);
 	tm_breakpoints_destroy(session->breakpoints);
 	tm_pads_destroy(session->pads);
+	tm_function_index_destroy(session->functions);
 	tm_cfi_destroy(session->cfi);
 	tm_module_map_destroy(session->modules);
 	tm_tracer_destroy(session->tracer);

@@ -44,6 +44,7 @@ struct tm_session {
 	struct tm_patches *patches;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
+	struct tm_function_index *functions;
 	struct tm_probe *probe;		      /* arms nothing where the python domain alone is traced */
 	struct tm_recording *recording;	      /* NULL: nothing records */
 	struct tm_native *native;	      /* NULL: native calls stop */
@@ -119,6 +120,8 @@ void tm_session_announce(struct tm_session *session); /* tells the user what is 
 
 /* follow.c */
 const struct tm_module *tm_follow_main_module(const struct tm_session *session); /* or NULL */
+/* Before a process is attached to: opens its modules and looks for what will be armed. It runs meanwhile. */
+void tm_follow_read_ahead(struct tm_session *session);
 struct tm_error *tm_follow_open(struct tm_session *session);
 struct tm_error *tm_follow_attached(struct tm_session *session);
 struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable);

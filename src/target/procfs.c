@@ -8,6 +8,7 @@
 #include <linux/kcmp.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "base/file.h"
 #include "base/strbuf.h"
@@ -110,6 +111,25 @@ uint64_t tm_procfs_rss(pid_t pid)
 	if (err || sscanf(text, "%*u %llu", &pages) != 1)
 		return 0;
 	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static struct tm_error *read_process(void *context, uint64_t address, void *buffer, size_t size)
+{
+	pid_t pid = *(const pid_t *)context;
+	struct iovec local = {buffer, size}, remote = {(void *)(uintptr_t)address, size};
+	ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+
+	if (got < 0 && errno == ESRCH)
+		return tm_error_create(TM_ERROR_NO_PROCESS, "process %d is gone", pid);
+	if (got != (ssize_t)size)
+		return tm_error_create(TM_ERROR_NO_MEMORY, "cannot read %zu bytes at 0x%" PRIx64 " of process %d", size,
+				       address, pid);
+	return NULL;
+}
+
+struct tm_memory tm_procfs_memory(pid_t *pid)
+{
+	return (struct tm_memory){pid, read_process};
 }
 
 struct tm_error *tm_procfs_mappings(pid_t pid, struct tm_mappings *mappings)

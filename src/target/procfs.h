@@ -8,6 +8,7 @@
 
 #include "arch/arch.h"
 #include "base/mapping.h"
+#include "base/memory.h"
 
 struct tm_process_info {
 	pid_t pid; /* of the thread group's leader */
@@ -30,6 +31,9 @@ void tm_process_info_deinit(struct tm_process_info *info);
 struct tm_error *tm_procfs_explain_refusal(pid_t pid);
 
 struct tm_error *tm_procfs_mappings(pid_t pid, struct tm_mappings *mappings);
+
+/* The memory of a process that need not be traced (process_vm_readv(2)); *pid must outlive it. */
+struct tm_memory tm_procfs_memory(pid_t *pid);
 
 /* A field of /proc/PID/task/TID/status as a number (base 10 or, for masks, 16); false if there is none. */
 bool tm_procfs_status_number(pid_t pid, pid_t tid, const char *field, int base, uint64_t *value);

@@ -115,6 +115,7 @@ void scene_open(struct scene *scene, const struct tm_event_sink *sink, bool with
 	scene_check(tm_breakpoints_create(&scene->fake->base, scene->pads, &scene->breakpoints));
 	scene->fake->base.breakpoints = scene->breakpoints;
 	scene_check(tm_cfi_create(scene->fake->base.arch, scene->modules, &scene->cfi));
+	scene_check(tm_function_index_create(scene->fake->base.arch, scene->modules, &scene->functions));
 	if (with_pads)
 		make_patches(scene);
 	struct tm_probe_config config = {.target = &scene->fake->base,
@@ -123,6 +124,7 @@ void scene_open(struct scene *scene, const struct tm_event_sink *sink, bool with
 					 .patches = scene->patches,
 					 .cfi = scene->cfi,
 					 .modules = scene->modules,
+					 .functions = scene->functions,
 					 .sink = *sink};
 
 	scene_check(tm_probe_create(&config, &scene->probe));
@@ -137,6 +139,7 @@ void scene_close(struct scene *scene)
 	for (size_t i = 0; (thread = tm_target_next_thread(&scene->fake->base, &i));)
 		tm_probe_thread_gone(scene->probe, thread);
 	tm_probe_destroy(scene->probe);
+	tm_function_index_destroy(scene->functions);
 	tm_patches_destroy(scene->patches);
 	tm_cfi_destroy(scene->cfi);
 	tm_breakpoints_destroy(scene->breakpoints);

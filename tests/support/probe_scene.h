@@ -44,6 +44,7 @@ struct scene {
 	struct tm_patches *patches;
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
+	struct tm_function_index *functions;
 	struct tm_module *program; /* the test itself */
 	struct tm_probe *probe;
 	size_t stops; /* breakpoints that threads met */
