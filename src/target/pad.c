@@ -30,7 +30,8 @@ struct slot {
 struct region {
 	uint64_t start;
 	struct slot slots[SLOT_COUNT];
-	unsigned next; /* slots before it are in use */
+	uint8_t code[SLOT_COUNT][SLOT_SIZE - CODE_OFFSET]; /* what was put there, by us or an earlier trace */
+	unsigned next;					   /* slots before it are in use */
 };
 
 struct tm_pads {
@@ -110,6 +111,7 @@ static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
 		memcpy(slot, bytes + i * SLOT_SIZE, sizeof(*slot));
 		if (!slot->code_size || slot->code_size > SLOT_SIZE - CODE_OFFSET)
 			break;
+		memcpy(region->code[i], bytes + i * SLOT_SIZE + CODE_OFFSET, slot->code_size);
 		region->next = i + 1;
 	}
 	tm_log_info("pads: using region 0x%" PRIx64 " of an earlier trace again, %u slots", start,
@@ -236,19 +238,15 @@ static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, u
 	if (err)
 		return err;
 	region->slots[index] = slot;
+	memcpy(region->code[index], code, size);
 	region->next++;
 	return NULL;
 }
 
-/* Does the slot of an earlier trace hold just the code that would be written now? */
-static bool slot_holds(struct tm_pads *pads, uint64_t pad, const uint8_t *code, size_t size)
+/* Does the slot hold just the code that would be written now? */
+static bool slot_holds(const struct region *region, unsigned index, const uint8_t *code, size_t size)
 {
-	uint8_t present[SLOT_SIZE];
-	struct tm_error *err = tm_target_read(pads->target, pad, present, size);
-	bool same = !err && memcmp(present, code, size) == 0;
-
-	tm_error_destroy(err);
-	return same;
+	return region->slots[index].code_size == size && memcmp(region->code[index], code, size) == 0;
 }
 
 /* The slot to which this code was moved before, by us or by an earlier trace; 0: none. A breakpoint's slot is
@@ -266,7 +264,7 @@ static uint64_t find_relocated(struct tm_pads *pads, uint64_t original, const ui
 			if (region->slots[j].original != original)
 				continue;
 			err = pads->target->arch->relocate(bytes, size, original, code, min_bytes, relocated);
-			if (!err && slot_holds(pads, code, relocated->code, relocated->size))
+			if (!err && slot_holds(region, j, relocated->code, relocated->size))
 				return code;
 			tm_error_destroy(err);
 		}
@@ -300,9 +298,7 @@ static uint64_t find_placed(struct tm_pads *pads, uint64_t near_address, const u
 		const struct region *region = pads->regions.items[i];
 
 		for (unsigned j = FIRST_SLOT; in_reach(pads, region, near_address) && j < region->next; j++)
-			if (region->slots[j].original == code_of(region, j) &&
-			    region->slots[j].code_size == size &&
-			    slot_holds(pads, code_of(region, j), code, size))
+			if (region->slots[j].original == code_of(region, j) && slot_holds(region, j, code, size))
 				return code_of(region, j);
 	}
 	return 0;

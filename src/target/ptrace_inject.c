@@ -63,8 +63,10 @@ static struct tm_error *find_code(struct tm_ptrace *pt)
 
 	if (pt->syscall_insn && pt->restorer && pt->syscall_image == pt->base.image)
 		return NULL;
-	if (pt->syscall_image != pt->base.image)
+	if (pt->syscall_image != pt->base.image) {
 		pt->syscall_insn = pt->call_and_return = pt->restorer = 0;
+		pt->room_tid = 0;
+	}
 	pt->syscall_image = pt->base.image;
 	err = tm_ptrace_mappings(&pt->base, &all);
 	if (err)
@@ -85,21 +87,39 @@ static struct tm_error *find_code(struct tm_ptrace *pt)
 
 /* ---- the way back ---- */
 
-/* Is there room for a frame on the thread's own stack? Below another one, a signal handler's or a coroutine's, may lie
- * anything. */
-static bool has_room(struct tm_ptrace *pt, const struct tm_thread *thread, const uint64_t *regset,
-		     const struct tm_return_frame *frame)
+/* The thread's own stack, as far as that can be told: below another one, a signal handler's or a coroutine's, may lie
+ * anything. It stays where it is while the thread lives. */
+static void find_room(struct tm_ptrace *pt, const struct tm_thread *thread, uint64_t sp, uint64_t pointer)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
 	_cleanup_error_ struct tm_error *err = tm_ptrace_mappings(&pt->base, &all);
-	const struct tm_mapping *mapping = err ? NULL : tm_mappings_find(&all, frame->address);
-	uint64_t pointer = 0, sp;
+	const struct tm_mapping *mapping = err ? NULL : tm_mappings_find(&all, sp);
 
-	(void)thread;
-	memcpy(&sp, (const char *)regset + pt->base.arch->regset_offsets[pt->base.arch->sp], sizeof(sp));
-	memcpy(&pointer, (const char *)regset + pt->base.arch->regset_thread_pointer, sizeof(pointer));
-	return mapping && mapping->writable && sp >= mapping->start && sp <= mapping->end &&
-	       (strcmp(mapping->path, "[stack]") == 0 || (pointer > sp && pointer < mapping->end));
+	pt->room_tid = 0;
+	if (!mapping || !mapping->writable ||
+	    (strcmp(mapping->path, "[stack]") != 0 && (pointer <= sp || pointer >= mapping->end)))
+		return;
+	pt->room_tid = thread->tid;
+	pt->room_low = mapping->start;
+	pt->room_high = strcmp(mapping->path, "[stack]") == 0 ? mapping->end : pointer;
+}
+
+static bool is_room(const struct tm_ptrace *pt, const struct tm_thread *thread, uint64_t sp, uint64_t start)
+{
+	return pt->room_tid == thread->tid && start >= pt->room_low && start < sp && sp <= pt->room_high;
+}
+
+static bool has_room(struct tm_ptrace *pt, const struct tm_thread *thread, const uint64_t *regset,
+		     const struct tm_return_frame *frame)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	uint64_t pointer, sp;
+
+	memcpy(&sp, (const char *)regset + arch->regset_offsets[arch->sp], sizeof(sp));
+	memcpy(&pointer, (const char *)regset + arch->regset_thread_pointer, sizeof(pointer));
+	if (!is_room(pt, thread, sp, frame->address))
+		find_room(pt, thread, sp, pointer);
+	return is_room(pt, thread, sp, frame->address);
 }
 
 /* The extended registers, whose number and size are the processor's. */

@@ -37,6 +37,8 @@ struct tm_ptrace {
 	size_t expected;	/* how many TM_BIRTH_EXPECTED */
 	uint64_t syscall_insn;	/* address of a system call instruction; 0: not looked for yet */
 	uint64_t call_and_return, restorer; /* what a thread needs to find back by itself; 0: not there */
+	pid_t room_tid; /* whose stack has [room_low, room_high) */
+	uint64_t room_low, room_high;
 	uint64_t syscall_image; /* the image in which they were looked for */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
