@@ -86,6 +86,14 @@ static struct tm_error *leave_resize(struct tm_probe *probe, const struct writer
 	return err ? err : end(probe, writer, (struct tm_event){.kind = TM_EVENT_RESIZE_CANCEL});
 }
 
+/* The new block is nobody's. */
+static struct tm_error *lose_resize(struct tm_probe *probe, const struct writer *writer, uint64_t old)
+{
+	struct tm_error *err = find(probe, writer, old);
+
+	return err ? err : end(probe, writer, (struct tm_event){.kind = TM_EVENT_RESIZE_FREED});
+}
+
 static const struct tm_allocator *row_of(const struct tm_probe *probe, const struct tm_record_native *record)
 {
 	return record->function < probe->recorded_rows.count ? probe->recorded_rows.items[record->function] : NULL;
@@ -196,6 +204,8 @@ struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const st
 		return begin(probe, &writer, block->block);
 	case TM_RECORD_NATIVE_RESIZE_LEFT:
 		return leave_resize(probe, &writer, block->block);
+	case TM_RECORD_NATIVE_RESIZE_GONE:
+		return lose_resize(probe, &writer, block->block);
 	}
 	return NULL;
 }

@@ -154,7 +154,8 @@ static struct tm_error *take_over(struct tm_recording *recording, uint64_t start
 	*taken = false;
 	if (!control)
 		return tm_error_out_of_memory();
-	err = tm_target_read(recording->target, start + TM_RECORDER_CODE_SIZE, control, sizeof(*control));
+	err = tm_target_read(recording->target, start + TM_RECORDER_CODE_SIZE, control,
+			     offsetof(struct tm_control, sampled));
 	if (err)
 		return err;
 	for (unsigned i = 0; i < TM_RINGS; i++)
@@ -354,7 +355,23 @@ static struct tm_error *write_control(struct tm_recording *recording, const stru
 	control->shared = recording->shared;
 	control->python = *python;
 	return tm_target_write(recording->target, recording->region + TM_RECORDER_CODE_SIZE, control,
-			       sizeof(*control));
+			       offsetof(struct tm_control, sampled));
+}
+
+/* What an earlier trace has left in the sets goes. */
+struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean)
+{
+	size_t size = sizeof(struct tm_control) - offsetof(struct tm_control, sampled);
+	_cleanup_free_ uint8_t *none = calloc(1, size);
+	struct tm_error *err;
+
+	if (!mean)
+		return NULL;
+	if (!none)
+		return tm_error_out_of_memory();
+	err = tm_target_write(recording->target, CONTROL(recording, sampled), none, size);
+	return err ? err
+		   : tm_target_write(recording->target, CONTROL(recording, sample), &mean, sizeof(mean));
 }
 
 static struct tm_error *know_threads(struct tm_recording *recording)

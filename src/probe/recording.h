@@ -27,6 +27,9 @@ void tm_recording_destroy(struct tm_recording *recording); /* NULL is fine; the 
 struct tm_error *tm_recording_install(struct tm_recording *recording,
 				      const struct tm_recorder_python *python);
 
+/* Before it is enabled: native calls are recorded by chance, one in `mean` bytes; 0: all. */
+struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean);
+
 /* Run-time address of an entry; the installed recorder's. */
 uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry);
 

@@ -123,6 +123,7 @@ static const struct kind {
 	[TM_RECORD_NATIVE_FREE] = {sizeof(struct tm_record_free), PARTS_NONE},
 	[TM_RECORD_NATIVE_RESIZE_BEGIN] = {sizeof(struct tm_record_free), PARTS_NONE},
 	[TM_RECORD_NATIVE_RESIZE_LEFT] = {sizeof(struct tm_record_free), PARTS_NONE},
+	[TM_RECORD_NATIVE_RESIZE_GONE] = {sizeof(struct tm_record_free), PARTS_NONE},
 	[TM_RECORD_LOADER] = {sizeof(struct tm_record_header), PARTS_NONE},
 };
 

@@ -61,6 +61,8 @@ enum tm_record_kind {
 	TM_RECORD_NATIVE_RESIZE_BEGIN, /* struct tm_record_free, before the call */
 	TM_RECORD_NATIVE_RESIZE_LEFT,  /* struct tm_record_free: the resize that has begun last with this block has
 					  ended, and was nobody's, or was made by another call of an allocator */
+	TM_RECORD_NATIVE_RESIZE_GONE,  /* struct tm_record_free: it has ended, its block is gone, and the new one is
+					  not in the sample */
 	TM_RECORD_LOADER,	       /* struct tm_record_header: the dynamic linker has changed its list */
 };
 
@@ -340,6 +342,8 @@ struct tm_recorder_thread {
 	uint64_t tail;	   /* of its ring, as last read */
 	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
 	struct tm_recorder_stack stack;
+	int64_t sample_left; /* bytes until the next call is in the sample */
+	uint64_t random;     /* 0: not begun */
 };
 /* Where the entry of a thread is looked for first. */
 static inline uint32_t tm_thread_slot(uint64_t thread_pointer)
@@ -349,6 +353,23 @@ static inline uint32_t tm_thread_slot(uint64_t thread_pointer)
 
 #define TM_THREAD_GONE 1u /* only while no thread with this thread pointer lives: the C library reuses them  \
 			   */
+
+/*
+ * The live blocks of the sample, so that frees of others are no records: sets by a hash of the address. What does not fit
+ * is lost to the set, all of whose frees are recorded from then on.
+ */
+#define TM_SAMPLED_SETS 8192u
+#define TM_SAMPLED_WAYS 7u
+
+struct tm_sampled_set {
+	_Alignas(64) uint64_t blocks[TM_SAMPLED_WAYS];
+	uint64_t overflowed;
+};
+
+static inline uint32_t tm_sampled_set(uint64_t block)
+{
+	return (uint32_t)((block >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 51);
+}
 
 struct tm_control {
 	char magic[16];
@@ -365,6 +386,10 @@ struct tm_control {
 	uint64_t last_block, last_size, last_code, last_instruction;
 	uint32_t last_total;
 	struct tm_recorder_thread threads[TM_RINGS];
+	/* Native calls: a call is in the sample by chance, on average once in so many bytes (a Poisson process by
+	   bytes); 0: all are. */
+	uint64_t sample;
+	struct tm_sampled_set sampled[TM_SAMPLED_SETS];
 };
 
 #define TM_CONTROL_SIZE ((sizeof(struct tm_control) + 4095) / 4096 * 4096)

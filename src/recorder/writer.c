@@ -87,6 +87,7 @@ static struct tm_recorder_thread *claim(uint64_t pointer)
 			store(&thread->inside, 0);
 			thread->state = thread->tail = thread->has_ring = 0;
 			thread->stack = (struct tm_recorder_stack){0};
+			thread->random = 0;
 			return thread;
 		}
 		if (present == pointer)
