@@ -89,7 +89,8 @@ struct tm_error *tm_probe_disarm(struct tm_probe *probe);
 /* The same in a forked child's memory. */
 void tm_probe_scrub_child(struct tm_probe *probe, pid_t child);
 
-/* Functions that stop where others record: those that could not be patched. */
+/* Functions whose pads record, so far; and those that stop where others record: they could not be patched. */
+size_t tm_probe_recorded_count(const struct tm_probe *probe);
 size_t tm_probe_unrecorded_count(const struct tm_probe *probe);
 size_t tm_probe_function_count(const struct tm_probe *probe);
 size_t tm_probe_module_count(const struct tm_probe *probe);

@@ -31,7 +31,7 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->stops);
 	tm_map_clear(&probe->passed);
 	tm_map_clear(&probe->armed_modules);
-	probe->deferred.count = probe->names.count = 0;
+	probe->deferred.count = probe->names.count = probe->recorded_count = probe->unrecorded = 0;
 	probe->surveyed = false;
 	tm_resizes_forget(probe);
 	probe->trampoline = 0;

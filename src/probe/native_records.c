@@ -217,6 +217,11 @@ void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recordi
 	probe->config.recording = recording;
 }
 
+size_t tm_probe_recorded_count(const struct tm_probe *probe)
+{
+	return probe->recorded_count;
+}
+
 size_t tm_probe_unrecorded_count(const struct tm_probe *probe)
 {
 	return probe->unrecorded;

@@ -99,6 +99,7 @@ struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *
 	if (!err)
 		err = tm_patch_insert(probe->config.patches, &request);
 	function->recorded = !err;
+	probe->recorded_count += !err;
 	return err;
 }
 

@@ -17,6 +17,7 @@
 /* A thread's stack as its last record had it: nodes of the call tree, the outermost first. */
 struct stack {
 	struct tm_vector(uint32_t) nodes;
+	pid_t tid;
 };
 
 struct tm_native {
@@ -106,9 +107,28 @@ struct tm_error *tm_native_prepare(struct tm_session *session)
 	return NULL;
 }
 
+/* Not a single function could be patched: without a recorder nothing is polled. */
+static struct tm_error *give_up(struct tm_session *session)
+{
+	struct tm_error *err;
+
+	if (session->config->probe == TM_SESSION_PROBE_PAD)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "no allocator function of process %d can have a pad that records (-v says why)",
+				       session->info.pid);
+	session->native_refused = true;
+	err = tm_records_disable(session);
+	tm_native_reset(session);
+	return err;
+}
+
 struct tm_error *tm_native_enable(struct tm_session *session)
 {
-	return session->native ? tm_recording_enable(session->recording) : NULL;
+	if (!session->native)
+		return NULL;
+	if (!tm_probe_recorded_count(session->probe) && tm_probe_function_count(session->probe))
+		return give_up(session);
+	return tm_recording_enable(session->recording);
 }
 
 void tm_native_destroy(struct tm_native *native)
@@ -376,13 +396,25 @@ static bool has_stack(const struct tm_record_header *record)
 	return false;
 }
 
+/* Another thread has the ring. */
+static struct tm_error *change_thread(struct tm_session *session, unsigned ring, const struct tm_thread *thread)
+{
+	struct stack *stack = &session->native->stacks[ring];
+	const struct tm_thread before = {.tid = stack->tid};
+
+	stack->tid = thread->tid;
+	stack->nodes.count = 0;
+	return tm_probe_ring_gone(session->probe, ring, &before);
+}
+
 struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, const struct tm_thread *thread,
 				  const struct tm_record_header *record)
 {
 	const struct tm_record_native *native = (const struct tm_record_native *)record;
-	struct tm_error *err = NULL;
+	struct tm_error *err = session->native->stacks[ring].tid == thread->tid ? NULL
+									       : change_thread(session, ring, thread);
 
-	if (has_stack(record)) {
+	if (!err && has_stack(record)) {
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))
 			return take_walked(session, ring, thread, native);
 		err = follow_stack(session, ring, native);

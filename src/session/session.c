@@ -208,6 +208,8 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 		err = tm_target_poll(session->target, stop);
 	if (!err && stop->kind == TM_STOP_NONE)
 		pause_reading(session, count == 0);
+	else if (stop->kind == TM_STOP_BREAKPOINT) /* of a function that could not be patched: more will come */
+		session->watch_until_ns = session->now_ns + WATCH_NS;
 	return err;
 }
 
