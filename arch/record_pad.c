@@ -5,7 +5,9 @@
 #include <string.h>
 
 /* The instructions of a pad: what stands in its code is taken to pieces by the same table that it is made by. */
-enum insn { PUSH_RDI, PUSH_RSI, PUSH_RDX, PUSH_RCX, PUSH_R8, PUSH_R9, PUSH_WHAT, TEST, SKIP, CALL, JUMP, DROP, RET };
+enum insn {
+	PUSH_RDI, PUSH_RSI, PUSH_RDX, PUSH_RCX, PUSH_R8, PUSH_R9, PUSH_WHAT, LOAD, COMPARE, TEST, SKIP, CALL, JUMP, DROP, RET
+};
 
 static const struct encoding {
 	uint8_t fixed, size;	/* bytes that are always the same, and all */
@@ -20,8 +22,10 @@ static const struct encoding {
 	[PUSH_R8] = {2, 2, {0x41, 0x50}, 8, true},
 	[PUSH_R9] = {2, 2, {0x41, 0x51}, 9, true},
 	[PUSH_WHAT] = {1, 5, {0x68}, 0, true},			   /* push $imm32 */
+	[LOAD] = {3, 7, {0x4c, 0x8b, 0x1d}, 0, false},		   /* mov disp32(%rip),%r11 */
+	[COMPARE] = {4, 4, {0x41, 0x83, 0x3b, 0}, 0, false},	   /* cmpl $0,(%r11) */
 	[TEST] = {3, 3, {0x48, 0x85, 0xff}, 0, false},		   /* test %rdi,%rdi */
-	[SKIP] = {2, 2, {0x74, 6}, 0, false},			   /* je over a call */
+	[SKIP] = {1, 2, {0x74}, 0, false},			   /* je rel8 */
 	[CALL] = {2, 6, {0xff, 0x15}, 0, false},		   /* call *disp32(%rip) */
 	[JUMP] = {2, 6, {0xff, 0x25}, 0, false},		   /* jmp *disp32(%rip) */
 	[DROP] = {4, 5, {0x48, 0x8d, 0x64, 0x24}, 0, false},	   /* lea disp8(%rsp),%rsp */
@@ -29,15 +33,17 @@ static const struct encoding {
 };
 
 /* The constants behind the code. */
-enum constant { ORIGINAL, ENTRY, LEAVE, CONSTANTS };
+enum constant { ORIGINAL, ENABLED, ENTRY, LEAVE, CONSTANTS };
 
 struct draft {
 	struct tm_record_pad *pad;
 	struct {
 		size_t field; /* offset of a displacement, */
 		enum constant constant; /* and what it leads to */
-	} uses[CONSTANTS];
+	} uses[CONSTANTS + 1]; /* the original twice */
 	size_t use_count;
+	size_t skips[2]; /* offsets behind jumps to the last instruction */
+	size_t skip_count;
 };
 
 static void emit_bytes(struct draft *draft, const void *bytes, size_t size)
@@ -63,9 +69,21 @@ static void emit_use(struct draft *draft, enum insn insn, enum constant constant
 	draft->uses[draft->use_count++].constant = constant;
 }
 
+static void emit_skip(struct draft *draft)
+{
+	emit(draft, SKIP, 0);
+	draft->skips[draft->skip_count++] = draft->pad->size;
+}
+
+static void land_skips(struct draft *draft)
+{
+	for (size_t i = 0; i < draft->skip_count; i++)
+		draft->pad->code[draft->skips[i] - 1] = (uint8_t)(draft->pad->size - draft->skips[i]);
+}
+
 static void emit_constants(struct draft *draft, const struct tm_record_pad_plan *plan)
 {
-	const uint64_t values[] = {[ORIGINAL] = plan->original, [ENTRY] = plan->entry, [LEAVE] = plan->leave};
+	const uint64_t values[] = {[ORIGINAL] = plan->original, [ENABLED] = plan->enabled, [ENTRY] = plan->entry, [LEAVE] = plan->leave};
 	size_t start = draft->pad->size;
 
 	for (size_t i = 0; i < draft->use_count; i++) {
@@ -81,10 +99,9 @@ static void emit_enter(struct draft *draft, const struct tm_record_pad_plan *pla
 {
 	if (plan->needs_block) {
 		emit(draft, TEST, 0);
-		emit(draft, SKIP, 0);
+		emit_skip(draft);
 	}
 	emit_use(draft, CALL, ENTRY);
-	emit_use(draft, JUMP, ORIGINAL);
 }
 
 static void emit_push(struct draft *draft, const struct tm_arch *arch, uint8_t argument)
@@ -124,10 +141,15 @@ struct tm_error *tm_record_pad_make(const struct tm_arch *arch, const struct tm_
 	assert(plan->leave ? plan->argument_count >= 1 && plan->argument_count <= TM_RECORD_PAD_ARGUMENTS
 			   : plan->entry != 0);
 	*pad = (struct tm_record_pad){.original = plan->original};
+	emit_use(&draft, LOAD, ENABLED);
+	emit(&draft, COMPARE, 0);
+	emit_skip(&draft);
 	if (plan->leave)
 		emit_call_through(&draft, arch, plan);
 	else
 		emit_enter(&draft, plan);
+	land_skips(&draft);
+	emit_use(&draft, JUMP, ORIGINAL);
 	emit_constants(&draft, plan);
 	return NULL;
 }
@@ -146,22 +168,22 @@ static const struct encoding *decode(const uint8_t *code, size_t size, size_t at
 	return NULL;
 }
 
-/* The offset of what a call or jump at an offset reads. */
-static size_t place_of(const uint8_t *code, size_t at)
+/* The offset of what an instruction at an offset reads, if its displacement is its last part. */
+static size_t place_of(const uint8_t *code, size_t at, const struct encoding *encoding)
 {
 	uint32_t displacement;
 
-	memcpy(&displacement, code + at + 2, sizeof(displacement));
-	return at + encodings[CALL].size + displacement;
+	memcpy(&displacement, code + at + encoding->fixed, sizeof(displacement));
+	return at + encoding->size + displacement;
 }
 
-/* Where the instructions end: behind a return, or a jump. 0: this is something else. */
+/* Where the instructions end: behind the jump to the original. 0: this is something else. */
 static size_t find_end(const uint8_t *code, size_t size)
 {
 	const struct encoding *encoding;
 
 	for (size_t at = 0; (encoding = decode(code, size, at)); at += encoding->size)
-		if (encoding == &encodings[RET] || encoding == &encodings[JUMP])
+		if (encoding == &encodings[JUMP])
 			return at + encoding->size;
 	return 0;
 }
@@ -176,9 +198,9 @@ static bool reads_constants(const uint8_t *code, size_t end, struct tm_record_pa
 
 		encoding = decode(code, end, at);
 		pad->words = (uint16_t)(pad->words + encoding->pushes);
-		if (encoding != &encodings[CALL] && encoding != &encodings[JUMP])
+		if (encoding != &encodings[CALL] && encoding != &encodings[JUMP] && encoding != &encodings[LOAD])
 			continue;
-		place = place_of(code, at) - end;
+		place = place_of(code, at, encoding) - end;
 		if (place >= constants || place % sizeof(uint64_t))
 			return false;
 		if (encoding == &encodings[CALL] && place == ORIGINAL)

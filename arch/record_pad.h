@@ -1,12 +1,14 @@
 /*
  * Pads that record: what the jump at the beginning of a native allocator function leads to. They call entries of the
  * recorder (src/recorder/native.c), which keep all registers, and go on to the function's relocated beginning. No
- * register that a caller may rely on is changed: nothing but flags. While the recorder is off they are inert, and may
+ * register that a caller may rely on is changed: nothing but flags and r11. While the recorder is off they are inert, and may
  * stay for ever.
+ *
+ *	all:		mov enabled(%rip),%r11	the address of the recorder's word: 0 is off
+ *			cmpl $0,(%r11); je 1f
  *
  *	enter:		test %rdi,%rdi; je 1f	where a call without a block (free of NULL) is none
  *			call *entry(%rip)	before the call
- *		1:	jmp *original(%rip)
  *
  *	call through:	push argument ...	the last one first; with `what` an odd number of words
  *			push $what		its lowest byte is the number of words
@@ -16,7 +18,9 @@
  *			lea 8*words(%rsp),%rsp
  *			ret
  *
- * The constants stand behind the code: the bytes do not depend on where they stand.
+ *	all:	1:	jmp *original(%rip)
+ *
+ * r11 is nobody's at a function's entry (psABI 3.2.3). The constants stand behind the code: the bytes do not depend on where they stand.
  */
 #ifndef TM_ARCH_RECORD_PAD_H
 #define TM_ARCH_RECORD_PAD_H
@@ -27,6 +31,7 @@
 #define TM_RECORD_PAD_ARGUMENTS 3
 
 struct tm_record_pad_plan {
+	uint64_t enabled;  /* address of the recorder's word (uint32_t) */
 	uint64_t original; /* the function's relocated beginning */
 	uint64_t entry;	   /* of the recorder, before the call; 0: none */
 	uint64_t leave;	   /* behind it; 0: the function is not called through */

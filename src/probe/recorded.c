@@ -25,7 +25,8 @@ static struct tm_record_pad_plan plan_for(const struct tm_probe *probe, const st
 {
 	const struct tm_allocator *row = function->row;
 	const struct tm_recording *recording = probe->config.recording;
-	struct tm_record_pad_plan plan = {.original = relocated};
+	struct tm_record_pad_plan plan = {.original = relocated,
+					  .enabled = tm_recording_enabled_word(recording)};
 
 	if (row->kind == TM_FREES) {
 		plan.entry = tm_recording_entry(recording, TM_ENTRY_NATIVE_FREE);
@@ -111,7 +112,9 @@ static struct tm_error *make_loader_pad(void *context, uint64_t address, uint64_
 {
 	struct tm_probe *probe = context;
 	const struct tm_record_pad_plan plan = {
-		.original = relocated, .entry = tm_recording_entry(probe->config.recording, TM_ENTRY_NATIVE_LOADER)};
+		.original = relocated,
+		.enabled = tm_recording_enabled_word(probe->config.recording),
+		.entry = tm_recording_entry(probe->config.recording, TM_ENTRY_NATIVE_LOADER)};
 	struct tm_record_pad made;
 	struct tm_error *err = tm_record_pad_make(probe->config.target->arch, &plan, &made);
 

@@ -411,6 +411,11 @@ uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_record
 	return recording->region + recording->image.entries[entry];
 }
 
+uint64_t tm_recording_enabled_word(const struct tm_recording *recording)
+{
+	return CONTROL(recording, enabled);
+}
+
 void tm_recording_code(const struct tm_recording *recording, uint64_t *start, uint64_t *end)
 {
 	*start = recording->region;

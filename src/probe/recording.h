@@ -33,6 +33,9 @@ struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t me
 /* Run-time address of an entry; the installed recorder's. */
 uint64_t tm_recording_entry(const struct tm_recording *recording, enum tm_recorder_entry entry);
 
+/* Run-time address of the word that is 0 while nothing records. */
+uint64_t tm_recording_enabled_word(const struct tm_recording *recording);
+
 /* The recorder's code in the target: [*start, *end). And the ELF file that has its CFI. */
 void tm_recording_code(const struct tm_recording *recording, uint64_t *start, uint64_t *end);
 const uint8_t *tm_recording_elf(const struct tm_recording *recording, size_t *size);

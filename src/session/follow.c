@@ -293,11 +293,50 @@ static void note_image(struct tm_session *session)
 	tm_json_string(&session->images, session->info.exe ? session->info.exe : "");
 }
 
+/* Of a module that is where its file says, with the bytes of its functions in the index. */
+static struct tm_error *recover_functions(struct tm_session *session, const struct tm_module *module,
+					  const struct tm_indexed_module *indexed)
+{
+	struct tm_error *err = NULL;
+
+	for (size_t i = 0; !err && i < indexed->count; i++) {
+		const struct tm_indexed_function *function = &indexed->functions[i];
+
+		if (function->has_exits && function->size >= TM_JUMP_SIZE_MAX)
+			err = tm_patch_recover(session->patches, module->bias + function->vaddr, function->bytes);
+	}
+	return err;
+}
+
+/* What a killed tracer has left in code that may not be patched this time. */
+static struct tm_error *recover_module_code(struct tm_session *session)
+{
+	struct tm_error *err = NULL;
+	size_t position = 0, size;
+	uint64_t code;
+
+	if (!tm_pads_next(session->pads, &position, &code, &size))
+		return NULL;
+	for (uint32_t i = 1; !err && i < tm_module_map_count(session->modules); i++) {
+		struct tm_module *module = tm_module_map_get(session->modules, i);
+		const struct tm_indexed_module *indexed;
+
+		if (!module->loaded || module->image_is_copy)
+			continue;
+		err = tm_function_index_get(session->functions, module, &indexed);
+		if (!err)
+			err = recover_functions(session, module, indexed);
+	}
+	return err;
+}
+
 struct tm_error *tm_follow_attached(struct tm_session *session)
 {
 	struct tm_error *err = tm_pads_adopt(session->pads);
 
 	note_image(session);
+	if (!err)
+		err = recover_module_code(session);
 	if (!err)
 		err = update_modules(session, true);
 	if (err)

@@ -241,20 +241,19 @@ static bool is_left_jump(const struct tm_patches *patches, uint64_t address, con
 }
 
 /* It has been a jump for long, so that no thread can stand inside. */
-static struct tm_error *take_left_jump_away(const struct tm_patches *patches, const struct tm_patch_request *request)
+struct tm_error *tm_patch_recover(struct tm_patches *patches, uint64_t address, const uint8_t *bytes)
 {
 	struct tm_target *target = patches->config.target;
 	uint8_t present[TM_JUMP_SIZE_MAX];
-	struct tm_error *err = tm_target_read(target, request->address, present, patches->jump_size);
+	struct tm_error *err = tm_target_read(target, address, present, patches->jump_size);
 
-	if (err || memcmp(present, request->bytes, patches->jump_size) == 0 ||
-	    !is_left_jump(patches, request->address, present))
+	if (err || memcmp(present, bytes, patches->jump_size) == 0 || !is_left_jump(patches, address, present))
 		return err;
-	tm_log_info("a jump at 0x%" PRIx64 " of an earlier trace is taken over", request->address);
-	return tm_target_write(target, request->address, request->bytes, patches->jump_size);
+	tm_log_info("a jump at 0x%" PRIx64 " of an earlier trace is taken back", address);
+	return tm_target_write(target, address, bytes, patches->jump_size);
 }
 
-static struct tm_error *check_bytes(const struct tm_patches *patches, const struct tm_patch_request *request)
+static struct tm_error *check_bytes(struct tm_patches *patches, const struct tm_patch_request *request)
 {
 	uint8_t present[TM_JUMP_SIZE_MAX + TM_INSN_BYTES_MAX];
 	size_t size = looked_at(patches, request);
@@ -264,7 +263,7 @@ static struct tm_error *check_bytes(const struct tm_patches *patches, const stru
 	    request->lowest_target - request->address < patches->jump_size)
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "its first %zu bytes cannot be replaced as one",
 				       patches->jump_size);
-	err = take_left_jump_away(patches, request);
+	err = tm_patch_recover(patches, request->address, request->bytes);
 	if (!err)
 		err = tm_target_read(patches->config.target, request->address, present, size);
 	if (!err && memcmp(present, request->bytes, size) != 0)
