@@ -1,5 +1,7 @@
 #include "arch/reach.h"
 
+#include <string.h>
+
 #include "arch/x86_64_insn.h"
 
 struct way {
@@ -69,19 +71,13 @@ bool tm_body_reaches(const struct tm_arch *arch, const uint8_t *bytes, size_t si
 
 bool tm_stub_slot(const struct tm_arch *arch, const uint8_t *bytes, size_t size, uint64_t address, uint64_t *slot)
 {
+	static const uint8_t endbr64[] = {0xf3, 0x0f, 0x1e, 0xfa};
+	size_t at = size >= sizeof(endbr64) && memcmp(bytes, endbr64, sizeof(endbr64)) == 0 ? sizeof(endbr64) : 0;
 	struct tm_insn insn;
 
-	if (arch != &tm_arch_x86_64)
+	if (arch != &tm_arch_x86_64 || !tm_x86_64_decode(bytes + at, size - at, address + at, &insn) ||
+	    insn.kind != TM_INSN_JUMP_INDIRECT || !insn.refers)
 		return false;
-	/* endbr64, or nothing, before the jump */
-	for (size_t at = 0, count = 0; count < 2 && tm_x86_64_decode(bytes + at, size - at, address + at, &insn);
-	     at += insn.size, count++) {
-		if (insn.kind == TM_INSN_JUMP_INDIRECT && insn.refers) {
-			*slot = insn.reference;
-			return true;
-		}
-		if (insn.kind != TM_INSN_PLAIN)
-			return false;
-	}
-	return false;
+	*slot = insn.reference;
+	return true;
 }
