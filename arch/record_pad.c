@@ -215,7 +215,7 @@ bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t
 
 	*pad = (struct tm_record_pad){0};
 	if (!end || whole > size || whole > sizeof(pad->code) || !reads_constants(code, end, pad) ||
-	    !pad->words != !pad->call_size || (!pad->words && end < encodings[CALL].size + encodings[JUMP].size))
+	    decode(code, size, 0) != &encodings[LOAD] || !pad->words != !pad->call_size)
 		return false;
 	memcpy(pad->code, code, whole);
 	pad->size = whole;

@@ -15,6 +15,7 @@
 #define ORIGINAL UINT64_C(0x1122334455667788)
 #define ENTRY	 UINT64_C(0x2122232425262728)
 #define LEAVE	 UINT64_C(0x3132333435363738)
+#define ENABLED	 UINT64_C(0x4142434445464748)
 #define WHAT	 0x12340500u
 
 static const struct tm_arch *const arch = &tm_arch_x86_64;
@@ -28,16 +29,16 @@ static struct tm_record_pad make(const struct tm_record_pad_plan *plan)
 	return pad;
 }
 
-#define WORDS                                                                                                \
-	0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, /* .quad original */                                  \
-		0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21, /* .quad entry */                             \
-		0x38, 0x37, 0x36, 0x35, 0x34, 0x33, 0x32, 0x31	/* .quad leave */
-#define NO_ENTRY                                                                                             \
-	0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0x38, 0x37, 0x36, 0x35, 0x34, \
-		0x33, 0x32, 0x31
-#define NO_LEAVE                                                                                             \
-	0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21, 0, 0, \
-		0, 0, 0, 0, 0, 0
+#define WORD_OF_ORIGINAL 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11
+#define WORD_OF_ENABLED	 0x48, 0x47, 0x46, 0x45, 0x44, 0x43, 0x42, 0x41
+#define WORD_OF_ENTRY	 0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21
+#define WORD_OF_LEAVE	 0x38, 0x37, 0x36, 0x35, 0x34, 0x33, 0x32, 0x31
+#define NO_WORD		 0, 0, 0, 0, 0, 0, 0, 0
+
+/* mov enabled(%rip),%r11; cmpl $0,(%r11); je to the last instruction */
+#define BEGIN(displacement, distance)                                                                        \
+	0x4c, 0x8b, 0x1d, displacement, 0, 0, 0, 0x41, 0x83, 0x3b, 0, 0x74, distance
+#define END 0xff, 0x25, 0x00, 0, 0, 0 /* jmp *original(%rip) */
 
 static const struct shape {
 	const char *name;
@@ -49,88 +50,88 @@ static const struct shape {
 	uint8_t lengths[16];
 } shapes[] = {
 	{"enter",
-	 {.original = ORIGINAL, .entry = ENTRY},
+	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY},
 	 {
-		 0xff, 0x15, 0x0e, 0, 0, 0, /* call *entry(%rip) */
-		 0xff, 0x25, 0x00, 0, 0, 0, /* jmp *original(%rip) */
-		 NO_LEAVE,
+		 BEGIN(0x1a, 0x06), 0xff, 0x15, 0x16, 0, 0, 0, /* call *entry(%rip) */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, NO_WORD,
 	 },
-	 36, 0, 0,
-	 {0, 0, -1},
-	 {6, 6}},
+	 57, 0, 0,
+	 {0, 0, 0, 0, 0, -1},
+	 {7, 4, 2, 6, 6}},
 	{"enter with a block",
-	 {.original = ORIGINAL, .entry = ENTRY, .needs_block = true},
+	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .needs_block = true},
 	 {
-		 0x48, 0x85, 0xff,	    /* test %rdi,%rdi */
-		 0x74, 0x06,		    /* je 1f */
-		 0xff, 0x15, 0x0e, 0, 0, 0, /* call *entry(%rip) */
-		 0xff, 0x25, 0x00, 0, 0, 0, /* 1: jmp *original(%rip) */
-		 NO_LEAVE,
+		 BEGIN(0x1f, 0x0b), 0x48, 0x85, 0xff, /* test %rdi,%rdi */
+		 0x74, 0x06,			      /* je to the last instruction */
+		 0xff, 0x15, 0x16, 0, 0, 0,	      /* call *entry(%rip) */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, NO_WORD,
 	 },
-	 41, 0, 0,
-	 {0, 0, 0, 0, -1},
-	 {3, 2, 6, 6}},
+	 62, 0, 0,
+	 {0, 0, 0, 0, 0, 0, 0, -1},
+	 {7, 4, 2, 3, 2, 6, 6}},
 	{"one argument",
-	 {.original = ORIGINAL, .leave = LEAVE, .what = WHAT, .argument_count = 1, .arguments = {0}},
+	 {.original = ORIGINAL, .enabled = ENABLED, .leave = LEAVE, .what = WHAT, .argument_count = 1,
+	  .arguments = {0}},
 	 {
-		 0x57, 0x57,		       /* push %rdi, twice */
-		 0x68, 0x03, 0x05, 0x34, 0x12, /* push $0x12340503 */
-		 0xff, 0x15, 0x0c, 0, 0, 0,    /* call *original(%rip) */
-		 0xff, 0x15, 0x16, 0, 0, 0,    /* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18, /* lea 24(%rsp),%rsp */
-		 0xc3,			       /* ret */
-		 NO_ENTRY,
+		 BEGIN(0x2d, 0x19), 0x57, 0x57, /* push %rdi, twice */
+		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
+		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
+		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
+		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
+		 0xc3,				/* ret */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE,
 	 },
-	 49, 3, 13,
-	 {0, 8, 16, 24, 24, 24, 0, -1},
-	 {1, 1, 5, 6, 6, 5, 1}},
+	 76, 3, 26,
+	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 0, 0, -1},
+	 {7, 4, 2, 1, 1, 5, 6, 6, 5, 1, 6}},
 	{"two arguments",
-	 {.original = ORIGINAL, .leave = LEAVE, .what = WHAT, .argument_count = 2, .arguments = {2, 1}},
+	 {.original = ORIGINAL, .enabled = ENABLED, .leave = LEAVE, .what = WHAT, .argument_count = 2,
+	  .arguments = {2, 1}},
 	 {
-		 0x56, 0x52,		       /* push %rsi; push %rdx */
-		 0x68, 0x03, 0x05, 0x34, 0x12, /* push $0x12340503 */
-		 0xff, 0x15, 0x0c, 0, 0, 0,    /* call *original(%rip) */
-		 0xff, 0x15, 0x16, 0, 0, 0,    /* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18, /* lea 24(%rsp),%rsp */
-		 0xc3,			       /* ret */
-		 NO_ENTRY,
+		 BEGIN(0x2d, 0x19), 0x56, 0x52, /* push %rsi; push %rdx */
+		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
+		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
+		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
+		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
+		 0xc3,				/* ret */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE,
 	 },
-	 49, 3, 13,
-	 {0, 8, 16, 24, 24, 24, 0, -1},
-	 {1, 1, 5, 6, 6, 5, 1}},
+	 76, 3, 26,
+	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 0, 0, -1},
+	 {7, 4, 2, 1, 1, 5, 6, 6, 5, 1, 6}},
 	{"two arguments and an entry",
-	 {.original = ORIGINAL, .entry = ENTRY, .leave = LEAVE, .what = WHAT, .argument_count = 2,
-	  .arguments = {0, 1}},
+	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .leave = LEAVE, .what = WHAT,
+	  .argument_count = 2, .arguments = {0, 1}},
 	 {
-		 0x56, 0x57,		       /* push %rsi; push %rdi */
-		 0x68, 0x03, 0x05, 0x34, 0x12, /* push $0x12340503 */
-		 0xff, 0x15, 0x1a, 0, 0, 0,    /* call *entry(%rip) */
-		 0xff, 0x15, 0x0c, 0, 0, 0,    /* call *original(%rip) */
-		 0xff, 0x15, 0x16, 0, 0, 0,    /* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18, /* lea 24(%rsp),%rsp */
-		 0xc3,			       /* ret */
-		 WORDS,
+		 BEGIN(0x33, 0x1f), 0x56, 0x57, /* push %rsi; push %rdi */
+		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
+		 0xff, 0x15, 0x28, 0, 0, 0,	/* call *entry(%rip) */
+		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
+		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
+		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
+		 0xc3,				/* ret */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, WORD_OF_LEAVE,
 	 },
-	 55, 3, 19,
-	 {0, 8, 16, 24, 24, 24, 24, 0, -1},
-	 {1, 1, 5, 6, 6, 6, 5, 1}},
+	 82, 3, 32,
+	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 24, 0, 0, -1},
+	 {7, 4, 2, 1, 1, 5, 6, 6, 6, 5, 1, 6}},
 	{"three arguments and an entry",
-	 {.original = ORIGINAL, .entry = ENTRY, .leave = LEAVE, .what = WHAT, .argument_count = 3,
-	  .arguments = {3, 4, 5}},
+	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .leave = LEAVE, .what = WHAT,
+	  .argument_count = 3, .arguments = {3, 4, 5}},
 	 {
-		 0x41, 0x51, 0x41, 0x51,       /* push %r9, twice */
-		 0x41, 0x50, 0x51,	       /* push %r8; push %rcx */
-		 0x68, 0x05, 0x05, 0x34, 0x12, /* push $0x12340505 */
-		 0xff, 0x15, 0x1a, 0, 0, 0,    /* call *entry(%rip) */
-		 0xff, 0x15, 0x0c, 0, 0, 0,    /* call *original(%rip) */
-		 0xff, 0x15, 0x16, 0, 0, 0,    /* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x28, /* lea 40(%rsp),%rsp */
-		 0xc3,			       /* ret */
-		 WORDS,
+		 BEGIN(0x38, 0x24), 0x41, 0x51, 0x41, 0x51, /* push %r9, twice */
+		 0x41, 0x50, 0x51,			    /* push %r8; push %rcx */
+		 0x68, 0x05, 0x05, 0x34, 0x12,		    /* push $0x12340505 */
+		 0xff, 0x15, 0x28, 0, 0, 0,		    /* call *entry(%rip) */
+		 0xff, 0x15, 0x12, 0, 0, 0,		    /* call *original(%rip) */
+		 0xff, 0x15, 0x24, 0, 0, 0,		    /* call *leave(%rip) */
+		 0x48, 0x8d, 0x64, 0x24, 0x28,		    /* lea 40(%rsp),%rsp */
+		 0xc3,					    /* ret */
+		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, WORD_OF_LEAVE,
 	 },
-	 60, 5, 24,
-	 {0, 8, 16, 24, 32, 40, 40, 40, 40, 0, -1},
-	 {2, 2, 2, 1, 5, 6, 6, 6, 5, 1}},
+	 87, 5, 37,
+	 {0, 0, 0, 0, 8, 16, 24, 32, 40, 40, 40, 40, 0, 0, -1},
+	 {7, 4, 2, 2, 2, 2, 1, 5, 6, 6, 6, 5, 1, 6}},
 };
 
 /* ---- bytes ---- */
@@ -271,7 +272,7 @@ Test(record_pad, cut_off_bytes_are_refused)
 Test(record_pad, changed_instructions_are_refused)
 {
 	/* Of "three arguments and an entry": bytes of opcodes, but for the pushes, and of displacements. */
-	static const uint8_t bytes[] = {12, 13, 14, 18, 19, 20, 24, 25, 26, 30, 31, 32, 33, 35};
+	static const uint8_t bytes[] = {0, 1, 2, 3, 7, 8, 11, 25, 26, 27, 31, 32, 33, 37, 38, 39, 43, 44, 45, 46, 48};
 	struct tm_record_pad pad = make(&shapes[5].plan), parsed;
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(bytes); i++) {
@@ -284,11 +285,11 @@ Test(record_pad, changed_instructions_are_refused)
 
 Test(record_pad, a_call_that_reads_no_constant_is_refused)
 {
-	static const int32_t displacements[] = {-1, -6, 24, 0x7fffffff, -0x7fffffff - 1};
+	static const int32_t displacements[] = {-1, -6, 32, 0x7fffffff, -0x7fffffff - 1};
 	struct tm_record_pad pad = make(&shapes[0].plan), parsed;
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(displacements); i++) {
-		memcpy(pad.code + 8, &displacements[i], sizeof(displacements[i]));
+		memcpy(pad.code + 21, &displacements[i], sizeof(displacements[i]));
 		cr_expect_not(parses(pad.code, pad.size, &parsed), "%d", displacements[i]);
 	}
 }
@@ -418,6 +419,7 @@ __asm__("	.text\n" SPY("pad_entry") "	ret\n" SPY("pad_leave") "	ret\n" SPY("pad_
 static const uint8_t by_number[] = {RDI, RSI, RDX, RCX, R8, R9}; /* psABI x86-64, 3.2.3 */
 
 static struct tm_record_pad planted;
+static uint32_t enabled;
 static uint8_t *place;
 static struct call call;
 static uint64_t given[16], cfa;
@@ -426,6 +428,8 @@ static void plant(const struct tm_record_pad_plan *shape)
 {
 	struct tm_record_pad_plan plan = *shape;
 
+	enabled = 1;
+	plan.enabled = (uint64_t)(uintptr_t)&enabled;
 	plan.original = (uint64_t)(uintptr_t)pad_original;
 	plan.entry = plan.entry ? (uint64_t)(uintptr_t)pad_entry : 0;
 	plan.leave = plan.leave ? (uint64_t)(uintptr_t)pad_leave : 0;
@@ -455,10 +459,11 @@ static bool is_scratch(unsigned reg)
 	return reg != RBX && reg != RSP && reg != RBP && reg < R12;
 }
 
+/* r11 is nobody's at a function's entry. */
 static void expect_given(const char *name, const struct seen *seen)
 {
 	for (unsigned i = 0; i < 16; i++)
-		if (i != RSP)
+		if (i != RSP && i != R11)
 			cr_expect_eq(seen->reg[i], given[i], "%s: register %u is 0x%lx", name, i,
 				     (unsigned long)seen->reg[i]);
 }
@@ -606,6 +611,20 @@ Test(record_pad_run, a_call_without_a_block_is_told_only_where_none_is_needed)
 		cr_expect_eq(pad_entry_seen.order != 0, told, "%s", shapes[i].name);
 		cr_expect_neq(pad_original_seen.order, 0, "%s", shapes[i].name);
 		expect_given(shapes[i].name, &pad_original_seen);
+		expect_left(shapes[i].name, call.reg);
+	}
+}
+
+Test(record_pad_run, nothing_but_the_original_is_called_while_nothing_records)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(shapes); i++) {
+		plant(&shapes[i].plan);
+		enabled = 0;
+		run(0x5511);
+		cr_expect_eq(pad_calls, 1, "%s", shapes[i].name);
+		expect_given(shapes[i].name, &pad_original_seen);
+		cr_expect_eq(pad_original_seen.reg[RSP], cfa - 8, "%s", shapes[i].name);
+		cr_expect_eq(pad_original_seen.words[0], (uint64_t)(uintptr_t)pad_returned, "%s", shapes[i].name);
 		expect_left(shapes[i].name, call.reg);
 	}
 }
