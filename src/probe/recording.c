@@ -511,13 +511,20 @@ void tm_recording_forget(struct tm_recording *recording)
 /* ---- records and threads ---- */
 
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
-				   bool still, size_t *count)
+				   enum tm_reading reading, size_t *count)
 {
 	*count = 0;
 	if (!recording->reader)
 		return NULL;
-	return still ? tm_ring_reader_drain(recording->reader, sink, count)
-		     : tm_ring_reader_pass(recording->reader, sink, 0, count);
+	switch (reading) {
+	case TM_READ_READY:
+		return tm_ring_reader_pass(recording->reader, sink, 0, count);
+	case TM_READ_CATCH_UP:
+		return tm_ring_reader_catch_up(recording->reader, sink, count);
+	case TM_READ_ALL:
+		return tm_ring_reader_drain(recording->reader, sink, count);
+	}
+	return NULL;
 }
 
 static struct tm_ring_head *head_of(const struct tm_recording *recording, unsigned ring)

@@ -52,9 +52,13 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording);
 /* exec: the memory it was in is gone. What the rings held can still be read. */
 void tm_recording_forget(struct tm_recording *recording);
 
-/* Reads what is ready; `still`: all threads stand still or are gone, so that everything is. */
+enum tm_reading {
+	TM_READ_READY,	  /* what is ready, in the order of times */
+	TM_READ_CATCH_UP, /* a thread stands still: all that has come before what it stands at (tm_ring_reader_catch_up) */
+	TM_READ_ALL,	  /* all threads stand still, or are gone */
+};
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
-				   bool still, size_t *count);
+				   enum tm_reading reading, size_t *count);
 
 /* The thread that writes to a ring (its tid, that of the process where it is not known), and its thread
    pointer. Valid until the thread that has it is another. */

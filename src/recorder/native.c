@@ -613,7 +613,7 @@ static inline void note_return(struct writer *writer, const uint64_t *words)
 	struct tm_recorder_stack *stack = &writer->thread->stack;
 
 	stack->freed = 0; /* what is freed from now on is freed by another call */
-	if (stack->resize.cfa == cfa_of(words))
+	if (words[0] & TM_PAD_RESIZES && stack->resize.cfa == cfa_of(words))
 		stack->resize.cfa = 0;
 	drop_left_resize(writer, cfa_of(words));
 }

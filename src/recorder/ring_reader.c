@@ -684,8 +684,9 @@ struct tm_error *tm_ring_reader_pass(struct tm_ring_reader *reader, const struct
 	return run(&pass, count);
 }
 
-struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
-				      size_t *count)
+/* No record is waited for. */
+static struct tm_error *take_all_before(struct tm_ring_reader *reader, uint64_t horizon,
+					const struct tm_record_sink *sink, size_t *count)
 {
 	struct pass pass;
 
@@ -693,9 +694,21 @@ struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struc
 	pass.sink = sink;
 	pass.limit = pass.count = pass.now = pass.heap_count = 0;
 	pass.draining = true;
-	pass.horizon = UINT64_MAX;
+	pass.horizon = horizon;
 	notice_rings(reader);
 	return run(&pass, count);
+}
+
+struct tm_error *tm_ring_reader_catch_up(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
+					 size_t *count)
+{
+	return take_all_before(reader, ticks(), sink, count);
+}
+
+struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
+				      size_t *count)
+{
+	return take_all_before(reader, UINT64_MAX, sink, count);
 }
 
 /* ---- the reader ---- */

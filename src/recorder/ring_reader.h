@@ -57,6 +57,14 @@ struct tm_record_sink {
 struct tm_error *tm_ring_reader_pass(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
 				     uint64_t limit, size_t *count);
 
+/*
+ * Gives what was recorded before this call, as far as it can be seen: all of a thread that stands still, and of others all
+ * that it, or anything that it has to do with, depends on (x86 shows stores in an order that respects causes: Intel SDM 3,
+ * 8.2.2). Times of what is given may be later than that of a record which another thread is just about to commit.
+ */
+struct tm_error *tm_ring_reader_catch_up(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
+					 size_t *count);
+
 /* The same when all threads stand still, or are gone: there is no horizon, and no record is waited for. Those
    of threads that stood still in the midst of one are given by a later call. */
 struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struct tm_record_sink *sink,

@@ -57,14 +57,14 @@ static void announce(void *context, uint64_t block)
 
 _Static_assert(TM_DOMAIN_NATIVE == TM_DOMAIN_PYTHON, "one of them records, and is the only domain");
 
-struct tm_error *tm_records_read(struct tm_session *session, bool still, size_t *count)
+struct tm_error *tm_records_read(struct tm_session *session, enum tm_reading reading, size_t *count)
 {
 	bool large = session->recording &&
 		     tm_tracer_totals(session->tracer, TM_DOMAIN_NATIVE).blocks > ANNOUNCE_BLOCKS;
 	const struct tm_record_sink sink = {session, take_record, large ? announce : NULL};
 
 	*count = 0;
-	return session->recording ? tm_recording_read(session->recording, &sink, still, count) : NULL;
+	return session->recording ? tm_recording_read(session->recording, &sink, reading, count) : NULL;
 }
 
 uint64_t tm_records_doorbell(const struct tm_session *session)

@@ -133,7 +133,9 @@ static struct tm_error *read_before(struct tm_session *session, const struct tm_
 	bool gone = stop->kind == TM_STOP_EXIT || stop->kind == TM_STOP_EXEC;
 	size_t count;
 
-	return stop->kind == TM_STOP_NONE ? NULL : tm_records_read(session, gone, &count);
+	if (stop->kind == TM_STOP_NONE)
+		return NULL;
+	return tm_records_read(session, gone ? TM_READ_ALL : TM_READ_CATCH_UP, &count);
 }
 
 static struct tm_error *handle_stop(struct tm_session *session, const struct tm_stop *stop)
@@ -203,7 +205,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 	struct tm_error *err;
 
 	session->now_ns = tm_monotonic_ns() - session->begin_ns;
-	err = tm_records_read(session, false, &count);
+	err = tm_records_read(session, TM_READ_READY, &count);
 	if (!err)
 		err = tm_target_poll(session->target, stop);
 	if (!err && stop->kind == TM_STOP_NONE)
@@ -458,7 +460,7 @@ static struct tm_error *disable_native(struct tm_session *session)
 	struct tm_error *err = tm_records_disable(session);
 	size_t count;
 
-	return tm_error_first(err, tm_records_read(session, true, &count));
+	return tm_error_first(err, tm_records_read(session, TM_READ_ALL, &count));
 }
 
 /* Slots and jumps first: a breakpoint that is gone is then not missed. A step that fails must not keep the
@@ -469,7 +471,7 @@ static struct tm_error *restore_target(struct tm_session *session)
 	size_t slots = session->foreign, patched = 0, count;
 
 	if (session->native) /* whoever waits for a look still can be looked at */
-		err = tm_error_first(err, tm_records_read(session, true, &count));
+		err = tm_error_first(err, tm_records_read(session, TM_READ_ALL, &count));
 	err = tm_error_first(err, tm_probe_disarm(session->probe));
 	err = tm_error_first(err, tm_patches_remove_all(session->patches, &patched));
 	if (session->native)
@@ -565,6 +567,18 @@ static struct tm_error *trace(struct tm_session *session)
 	return tm_error_first(err, leave_target(session));
 }
 
+static bool has_events(const struct tm_session *session)
+{
+	uint64_t events = 0;
+
+	for (uint32_t i = 0; i < tm_tracer_domain_count(session->tracer); i++) {
+		struct tm_totals totals = tm_tracer_totals(session->tracer, tm_tracer_domain(session->tracer, i));
+
+		events += totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
+	}
+	return events != 0;
+}
+
 static struct tm_error *finish(struct tm_session *session, struct tm_error *trace_err)
 {
 	bool traced = session->begin_ns && session->probe && (session->images.length || session->exited);
@@ -572,7 +586,7 @@ static struct tm_error *finish(struct tm_session *session, struct tm_error *trac
 
 	if (session->saver)
 		err = tm_saver_finish(session->saver);
-	if (!traced || (trace_err && trace_err->code == TM_ERROR_NOT_FOUND)) {
+	if (!traced || (trace_err && (trace_err->code == TM_ERROR_NOT_FOUND || !has_events(session)))) {
 		tm_report_writer_discard(session->writer);
 		session->writer = NULL;
 	} else if (!err) {

@@ -187,8 +187,8 @@ bool tm_records_on(const struct tm_session *session); /* pads record, of whateve
 struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python);
 struct tm_error *tm_records_disable(struct tm_session *session);
 void tm_records_forget(struct tm_session *session); /* the target is not touched */
-/* Takes what was recorded: what is ready, or everything if all threads stand still or are gone. */
-struct tm_error *tm_records_read(struct tm_session *session, bool still, size_t *count);
+/* Takes what was recorded. */
+struct tm_error *tm_records_read(struct tm_session *session, enum tm_reading reading, size_t *count);
 uint64_t tm_records_doorbell(const struct tm_session *session); /* changes when a thread begins to wait for us */
 void tm_records_tick(struct tm_session *session);		/* a few times a second */
 struct tm_error *tm_records_thread_born(struct tm_session *session, struct tm_thread *thread);
