@@ -18,13 +18,20 @@ static void give_up(void)
 	__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
 }
 
+#define SPINS  500u
+#define YIELDS 100u
+#define SLEEP  50000u /* ns; doubled every SLEEPS times, up to SLEEP << DOUBLINGS: hundreds of threads may wait */
+#define SLEEPS 32u
+#define DOUBLINGS 5u
+
 static void rest(unsigned turn)
 {
-	uint64_t pause[2] = {0, 50000}; /* struct timespec */
+	unsigned doublings = turn < SPINS + YIELDS ? 0 : (turn - SPINS - YIELDS) / SLEEPS;
+	uint64_t pause[2] = {0, (uint64_t)SLEEP << (doublings < DOUBLINGS ? doublings : DOUBLINGS)}; /* timespec */
 
-	if (turn < 500 || !control->may_sleep)
+	if (turn < SPINS || !control->may_sleep)
 		relax();
-	else if (turn < 1000)
+	else if (turn < SPINS + YIELDS)
 		system_call(SYS_sched_yield, NULL, NULL);
 	else
 		system_call(SYS_nanosleep, pause, NULL);
