@@ -16,6 +16,8 @@ _Alignas(4096) struct tm_control tm_recorder_control;
 void tm_slot_enter(uint64_t block, uint64_t slot);
 uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64_t slot);
 void tm_slot_reference(uint64_t object);
+void tm_native_free_entry(void), tm_native_new_entry(void), tm_native_loader_entry(void),
+	tm_native_resize_entry(void), tm_native_leave_entry(void);
 
 struct state {
 	uint64_t thread_id, frame;
@@ -87,6 +89,8 @@ static void use_image(struct plant *plant)
 	plant->leave = (uint64_t(*)(uint64_t, uint64_t, uint64_t, uint64_t))(
 		plant->image + image.entries[TM_ENTRY_SLOT_LEAVE]);
 	plant->reference = (void (*)(uint64_t))(plant->image + image.entries[TM_ENTRY_SLOT_REFERENCE]);
+	for (unsigned i = TM_ENTRY_NATIVE_FREE; i <= TM_ENTRY_NATIVE_LEAVE; i++)
+		plant->native[i] = (uint64_t)plant->image + image.entries[i];
 }
 
 static void use_compiled(struct plant *plant)
@@ -95,6 +99,11 @@ static void use_compiled(struct plant *plant)
 	plant->enter = tm_slot_enter;
 	plant->leave = tm_slot_leave;
 	plant->reference = tm_slot_reference;
+	plant->native[TM_ENTRY_NATIVE_FREE] = (uint64_t)tm_native_free_entry;
+	plant->native[TM_ENTRY_NATIVE_NEW] = (uint64_t)tm_native_new_entry;
+	plant->native[TM_ENTRY_NATIVE_LOADER] = (uint64_t)tm_native_loader_entry;
+	plant->native[TM_ENTRY_NATIVE_RESIZE] = (uint64_t)tm_native_resize_entry;
+	plant->native[TM_ENTRY_NATIVE_LEAVE] = (uint64_t)tm_native_leave_entry;
 	memset(plant->control, 0, sizeof(*plant->control));
 }
 
