@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,8 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "recorder/native_stack.h"
 
 #define ADDRESSES 4096u
 #define STREAMS	  4096u			/* of handlers: one a thread */
@@ -33,7 +36,8 @@ struct run {
 	struct address addresses[ADDRESSES];
 	uint64_t streams[STREAMS]; /* the next number that the reader must see */
 	struct plant_code_object *codes;
-	uint64_t calls, handler_calls;
+	uint64_t calls, handler_calls, jumps;
+	struct native_reader native;
 	bool stop;
 };
 
@@ -45,6 +49,11 @@ struct worker {
 	volatile uint64_t handler_calls;
 	uint8_t *memory; /* stack | signal stack */
 	struct plant_frame frame;
+	struct native_stack *native;
+	uint64_t cfa; /* of its next native call */
+	volatile uint64_t jumps, side; /* side: the next number of the calls that are jumped out of */
+	volatile bool jumpable;
+	sigjmp_buf outside;
 };
 
 static _Thread_local struct worker *own_worker;
@@ -59,31 +68,68 @@ static uint64_t next_random(uint64_t *state) /* xorshift64 */
 
 /* ---- the threads ---- */
 
+/* Some blocks are made by operator new. */
+static bool is_by_new(uint64_t block, uint64_t size)
+{
+	return block >= FIRST && block < STREAM && size % 8 == 1;
+}
+
+/* A native call's stack is told by its block and its size. */
+static uint64_t stack_number(uint64_t block, uint64_t size)
+{
+	return ((block >> 4) * 31 + size) | (is_by_new(block, size) ? NATIVE_BY_NEW : 0);
+}
+
+static void tell_begin(struct worker *worker, uint64_t block, uint64_t size, uint64_t slot)
+{
+	if (!worker->run->stress->native) {
+		worker->run->plant->enter(block, slot);
+		return;
+	}
+	worker->cfa = native_stack_set(worker->native, false, stack_number(block, size));
+	if (slot == PLANT_RAW_FREE)
+		tm_native_free(block, worker->cfa);
+	else
+		native_resize(worker->cfa, block, size);
+}
+
+static void tell_end(struct worker *worker, uint64_t block, uint64_t size, uint64_t old, uint64_t slot)
+{
+	if (!worker->run->stress->native) {
+		worker->run->plant->leave(block, size, old, slot);
+		return;
+	}
+	if (!old)
+		worker->cfa = native_stack_set(worker->native, false, stack_number(block, size));
+	if (!old && is_by_new(block, size))
+		native_leave_new(worker->cfa, block, size);
+	else
+		native_leave(worker->cfa, block, size, old);
+	if (size % 8 == 2)
+		native_leave_inner(worker->cfa, block, size);
+}
+
 static void resize(struct worker *worker, struct address *address, uint64_t block)
 {
-	const struct plant *plant = worker->run->plant;
-
-	plant->enter(block, PLANT_RAW_REALLOC);
 	worker->frame.instruction = (int32_t)++address->version;
-	plant->leave(block, address->version, block, PLANT_RAW_REALLOC);
+	tell_begin(worker, block, address->version, PLANT_RAW_REALLOC);
+	tell_end(worker, block, address->version, block, PLANT_RAW_REALLOC);
 	worker->calls += 2;
 }
 
 static void call(struct worker *worker, struct address *address, uint64_t block, uint64_t random)
 {
-	const struct plant *plant = worker->run->plant;
-
 	if (random % 64 == 0) {
-		plant->leave(0, 1, 0, PLANT_RAW_MALLOC);
+		tell_end(worker, 0, 1, 0, PLANT_RAW_MALLOC);
 	} else if (!address->live) {
 		worker->frame.instruction = (int32_t)++address->version;
-		plant->leave(block, address->version, 0, PLANT_RAW_MALLOC);
+		tell_end(worker, block, address->version, 0, PLANT_RAW_MALLOC);
 		address->live = true;
 	} else if (random % 4 == 1) {
 		resize(worker, address, block);
 		return;
 	} else {
-		plant->enter(block, PLANT_RAW_FREE);
+		tell_begin(worker, block, address->version, PLANT_RAW_FREE);
 		address->live = false;
 	}
 	worker->calls++;
@@ -104,17 +150,55 @@ static void step(struct worker *worker)
 	__atomic_store_n(&address->taken, false, __ATOMIC_RELEASE);
 }
 
+static void tell_in_handler(struct worker *worker, uint64_t block)
+{
+	uint64_t cfa;
+
+	if (!worker->run->stress->native) {
+		if (worker->handler_calls & 1)
+			worker->run->plant->enter(block, PLANT_RAW_FREE);
+		else
+			worker->run->plant->leave(block, 1, 0, PLANT_RAW_MALLOC);
+		return;
+	}
+	cfa = native_stack_set(worker->native, true, stack_number(block, 1));
+	if (worker->handler_calls & 1)
+		tm_native_free(block, cfa);
+	else
+		native_leave(cfa, block, 1, 0);
+}
+
 static void on_timer(int signal)
 {
 	struct worker *worker = own_worker;
-	uint64_t block = STREAM + ((uint64_t)worker->index << 24) + (worker->handler_calls << 4);
 
 	(void)signal;
-	if (worker->handler_calls & 1)
-		worker->run->plant->enter(block, PLANT_RAW_FREE);
-	else
-		worker->run->plant->leave(block, 1, 0, PLANT_RAW_MALLOC);
+	if (worker->run->stress->jump_us) {
+		if (worker->jumpable)
+			siglongjmp(worker->outside, 1);
+		return;
+	}
+	tell_in_handler(worker, STREAM + ((uint64_t)worker->index << 24) + (worker->handler_calls << 4));
 	worker->handler_calls = worker->handler_calls + 1;
+}
+
+/* Calls that a handler may jump out of, each with a number of its own: it is recorded once, or not at all. */
+static void call_on_the_side(struct worker *worker)
+{
+	if (sigsetjmp(worker->outside, 1)) {
+		worker->jumpable = false;
+		worker->jumps = worker->jumps + 1;
+		return;
+	}
+	worker->jumpable = true;
+	for (unsigned i = 0; i < 50; i++) {
+		uint64_t block = STREAM + ((uint64_t)worker->index << 24) + (worker->side << 4);
+
+		worker->side = worker->side + 1;
+		worker->cfa = native_stack_set(worker->native, false, stack_number(block, i));
+		native_leave(worker->cfa, block, i, 0);
+	}
+	worker->jumpable = false;
 }
 
 static timer_t start_timer(unsigned us)
@@ -152,13 +236,23 @@ static void *work(void *argument)
 	plant_enter_interpreter(&worker->frame);
 	if (stress->signal_stacks)
 		need(!sigaltstack(&stack, NULL));
-	if (stress->handler_us)
-		timer = start_timer(stress->handler_us);
-	while (worker->calls < stress->calls)
+	if (stress->native) { /* the tracer finds out where the stack is */
+		tell_end(worker, 0, 1, 0, PLANT_RAW_MALLOC);
+		worker->calls++;
+	}
+	if (stress->handler_us || stress->jump_us)
+		timer = start_timer(stress->handler_us ? stress->handler_us : stress->jump_us);
+	while (worker->calls < stress->calls) {
 		step(worker);
-	if (stress->handler_us)
+		if (stress->jump_us && worker->calls % 16 == 0)
+			call_on_the_side(worker);
+	}
+	if (stress->handler_us || stress->jump_us)
 		stop_timer(timer);
-	__atomic_fetch_add(&worker->run->calls, worker->calls, __ATOMIC_RELAXED);
+	if (stress->jump_us)
+		call_on_the_side(worker); /* the last one is given */
+	__atomic_fetch_add(&worker->run->calls, worker->calls + worker->side, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&worker->run->jumps, worker->jumps, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&worker->run->handler_calls, worker->handler_calls, __ATOMIC_RELAXED);
 	return NULL;
 }
@@ -182,11 +276,32 @@ wrong(struct run *run, const struct tm_record_header *record, const char *format
 
 static void check_frames(struct run *run, const struct tm_record_block *record)
 {
+	if (run->stress->native)
+		return; /* take_native has */
 	if (record->frame_count != 1 || record->frame_total != 1)
 		wrong(run, &record->header, "%u frames of %u", record->frame_count, record->frame_total);
 	else if (record->frames[0].instruction != record->size)
 		wrong(run, &record->header, "instruction %llu, size %llu",
 		      (unsigned long long)record->frames[0].instruction, (unsigned long long)record->size);
+}
+
+/* A record of a native allocator's as that of the other. */
+static unsigned kind_of(const struct tm_record_header *record)
+{
+	switch (record->kind) {
+	case TM_RECORD_NATIVE_ALLOCATE:
+		return TM_RECORD_ALLOCATE;
+	case TM_RECORD_NATIVE_RESIZE_END:
+		return TM_RECORD_RESIZE_END;
+	case TM_RECORD_NATIVE_FAIL:
+		return TM_RECORD_FAIL;
+	case TM_RECORD_NATIVE_FREE:
+		return TM_RECORD_FREE;
+	case TM_RECORD_NATIVE_RESIZE_BEGIN:
+		return TM_RECORD_RESIZE_BEGIN;
+	default:
+		return record->kind;
+	}
 }
 
 static void check_address(struct run *run, struct address *address, const struct tm_record_block *record)
@@ -200,8 +315,12 @@ static void check_address(struct run *run, struct address *address, const struct
 		[TM_RECORD_RESIZE_BEGIN] = {LIVE, RESIZING, false},
 		[TM_RECORD_RESIZE_END] = {RESIZING, LIVE, true},
 	};
-	unsigned kind = record->header.kind;
+	unsigned kind = kind_of(&record->header);
 
+	if (kind >= sizeof(steps) / sizeof(steps[0]) || (!steps[kind].before && !steps[kind].after)) {
+		wrong(run, &record->header, "no such record was made");
+		return;
+	}
 	if ((int)address->seen != steps[kind].before)
 		wrong(run, &record->header, "the address' state is %d", address->seen);
 	address->seen = steps[kind].after;
@@ -217,10 +336,27 @@ static void check_stream(struct run *run, const struct tm_record_header *record,
 {
 	uint64_t *next = &run->streams[(block - STREAM) >> 24], number = (block >> 4) & 0xfffff;
 
-	if (number != *next)
+	if (number < *next || (number != *next && !run->stress->jump_us))
 		wrong(run, record, "number %llu, not %llu", (unsigned long long)number,
 		      (unsigned long long)*next);
+	else
+		run->result->lost += number - *next;
 	*next = number + 1;
+}
+
+/* False: it is no call's record. */
+static bool take_native(struct run *run, unsigned ring, const struct tm_record_native *record)
+{
+	bool right, is_call;
+
+	if (record->header.kind < TM_RECORD_NATIVE_ALLOCATE || record->header.kind > TM_RECORD_NATIVE_STACK)
+		return true;
+	is_call = native_reader_take(&run->native, ring, record, stack_number(record->block, record->size), &right);
+	if (!right)
+		wrong(run, &record->header, "block 0x%llx, size %llu: %u frames kept, %u fresh, and the stack is wrong",
+		      (unsigned long long)record->block, (unsigned long long)record->size, record->kept,
+		      record->fresh);
+	return is_call;
 }
 
 static struct tm_error *take(void *context, unsigned ring, const struct tm_record_header *record)
@@ -228,13 +364,14 @@ static struct tm_error *take(void *context, unsigned ring, const struct tm_recor
 	struct run *run = context;
 	const struct tm_record_block *block = (const struct tm_record_block *)record;
 
-	(void)ring;
 	if (record->kind == TM_RECORD_CODE) {
 		run->result->told++;
 		return NULL;
 	}
+	if (run->stress->native && !take_native(run, ring, (const struct tm_record_native *)record))
+		return NULL;
 	run->result->given++;
-	if (record->kind == TM_RECORD_FAIL)
+	if (kind_of(record) == TM_RECORD_FAIL)
 		return NULL;
 	if (record->flags & TM_RECORD_LOOK) {
 		run->result->looks++;
@@ -273,6 +410,7 @@ static void start_worker(struct worker *worker)
 {
 	pthread_attr_t attributes;
 
+	need(!posix_memalign((void **)&worker->native, sizeof(*worker->native), sizeof(*worker->native)));
 	worker->memory = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	need(worker->memory != MAP_FAILED);
 	need(!pthread_attr_init(&attributes));
@@ -307,6 +445,7 @@ static void run_generation(struct run *run, unsigned generation)
 	for (unsigned i = 0; i < count; i++) {
 		need(!pthread_join(workers[i].thread, NULL));
 		need(!munmap(workers[i].memory, 2 * STACK));
+		free(workers[i].native);
 	}
 	for (unsigned i = 0; i < count && run->stress->leave_rings; i++)
 		let_ring_go(run, workers[i].pointer);
@@ -332,6 +471,8 @@ void stress_run(struct plant *plant, const struct stress *stress, struct stress_
 	run->plant = plant;
 	run->stress = stress;
 	run->result = result;
+	run->native.plant = plant;
+	run->native.rows.shared = plant->shared;
 	run->codes = calloc(stress->codes, sizeof(*run->codes));
 	need(run->codes != NULL);
 	for (unsigned i = 0; i < stress->codes; i++)
@@ -344,6 +485,12 @@ void stress_run(struct plant *plant, const struct stress *stress, struct stress_
 	need(!pthread_join(reader, NULL));
 	result->calls = run->calls;
 	result->handler_calls = run->handler_calls;
+	result->jumps = run->jumps;
+	result->asked = run->native.asked;
+	result->walked = run->native.walked;
+	result->kept = run->native.kept;
+	result->fresh = run->native.fresh;
+	tm_row_table_deinit(&run->native.rows);
 	free(run->codes);
 	free(run);
 }

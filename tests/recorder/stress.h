@@ -21,12 +21,17 @@ struct stress {
 	bool signal_stacks; /* handlers run on stacks of their own, above the threads' */
 	bool slow_reader;   /* gives room back in small pieces, so that threads wait */
 	bool leave_rings;   /* between generations the rings of gone threads are let go */
+	bool native;	    /* calls of native allocators, with stacks of native_stack.h; needs the compiled recorder */
+	unsigned jump_us;   /* native: a timer whose handler jumps out of the calls that a thread makes on the side; 0: none */
 };
 
 struct stress_result {
 	uint64_t calls, handler_calls; /* that were made */
 	uint64_t given;		       /* records of calls */
 	uint64_t looks, told;	       /* told: records of code */
+	uint64_t jumps, lost;	       /* calls that were left; numbers on the side that were not given */
+	uint64_t asked, walked;	       /* native: looks for rows, and instead of the recorder's walk */
+	uint64_t kept, fresh;	       /* native: frames of all records */
 	uint64_t wrong;		       /* records that should not have come when they came */
 	char first_wrong[160];
 };

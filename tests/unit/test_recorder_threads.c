@@ -108,4 +108,83 @@ Test(recorder_threads, many_threads_one_after_the_other_use_few_rings)
 						.codes = 1,
 						.leave_rings = true});
 }
+
+/* ---- native calls, whose stacks are told by what has changed ---- */
+
+Test(recorder_threads, native_stacks_of_several_threads)
+{
+	struct stress stress = {
+		.threads = 6, .generations = 1, .calls = 100000, .addresses = 64, .codes = 1, .native = true};
+	struct stress_result result;
+
+	expect_exact(PLANT_COMPILED, &stress, &result);
+	cr_expect_gt(result.asked, 10, "rows are forgotten and asked for: %llu", (unsigned long long)result.asked);
+	cr_expect_gt(result.kept, 1000);
+	cr_expect_gt(result.fresh, 1000);
+}
+
+Test(recorder_threads, native_stacks_while_rings_are_full)
+{
+	struct stress stress = {.threads = 3,
+				.generations = 1,
+				.calls = 100000,
+				.addresses = 64,
+				.codes = 1,
+				.slow_reader = true,
+				.native = true};
+	struct stress_result result;
+
+	expect_exact(PLANT_COMPILED, &stress, &result);
+}
+
+Test(recorder_threads, native_calls_of_signal_handlers)
+{
+	struct stress stress = {.threads = 3,
+				.generations = 1,
+				.calls = 200000,
+				.addresses = 64,
+				.codes = 1,
+				.handler_us = 200,
+				.native = true};
+	struct stress_result result;
+
+	expect_exact(PLANT_COMPILED, &stress, &result);
+	cr_expect_gt(result.handler_calls, 10);
+}
+
+Test(recorder_threads, native_stacks_of_threads_that_have_taken_over_a_ring)
+{
+	struct stress stress = {.threads = 4,
+				.generations = 300,
+				.calls = 50,
+				.addresses = 64,
+				.codes = 1,
+				.leave_rings = true,
+				.native = true};
+	struct stress_result result;
+
+	expect_exact(PLANT_COMPILED, &stress, &result);
+}
+
+Test(recorder_threads, native_stacks_after_jumps_out_of_calls)
+{
+	struct stress stress = {.threads = 3,
+				.generations = 1,
+				.calls = 100000,
+				.addresses = 64,
+				.codes = 1,
+				.native = true,
+				.jump_us = 100};
+	struct stress_result result;
+	struct plant plant;
+
+	plant_open(&plant, PLANT_COMPILED);
+	stress_run(&plant, &stress, &result);
+	cr_expect_eq(result.wrong, 0, "%llu wrong; %s", (unsigned long long)result.wrong, result.first_wrong);
+	cr_expect_eq(result.given + result.lost, result.calls);
+	cr_expect_leq(result.lost, result.jumps, "%llu lost", (unsigned long long)result.lost);
+	cr_expect_gt(result.jumps, 10);
+	cr_expect_eq(tm_ring_reader_broken(plant.reader), 0);
+	plant_close(&plant);
+}
 #endif
