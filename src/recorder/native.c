@@ -95,11 +95,15 @@ static inline struct tm_recorder_call call_at(uint64_t cfa, uint64_t value)
 	return (struct tm_recorder_call){cfa, word_at(cfa - 8), value, 0};
 }
 
-/* Is the call, which has begun farther up the thread's own stack, still there? */
-static inline bool is_going_on(const struct tm_recorder_stack *stack, const struct tm_recorder_call *call)
+/* Does the call stand on the thread's own stack, so that its return address can be read? */
+static inline bool is_on_stack(const struct tm_recorder_stack *stack, const struct tm_recorder_call *call)
 {
-	return call->cfa - 8 >= stack->low && call->cfa <= stack->high &&
-	       word_at(call->cfa - 8) == call->return_address;
+	return call->cfa - 8 >= stack->low && call->cfa <= stack->high;
+}
+
+static inline bool has_return_address(const struct tm_recorder_call *call)
+{
+	return word_at(call->cfa - 8) == call->return_address;
 }
 
 /* A resize that a jump has left. Where the stack is another one it cannot be told, and is left for later. */
@@ -108,7 +112,8 @@ static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
 	struct tm_recorder_stack *stack = &writer->thread->stack;
 	const struct tm_recorder_call *resize = &stack->resize;
 
-	if (__builtin_expect(!resize->cfa, 1) || (resize->cfa > cfa && is_going_on(stack, resize)))
+	if (__builtin_expect(!resize->cfa, 1) ||
+	    (resize->cfa > cfa && (!is_on_stack(stack, resize) || has_return_address(resize))))
 		return;
 	stack->resize.cfa = 0;
 	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
@@ -125,7 +130,8 @@ static inline uint32_t count_news(const struct tm_recorder_stack *stack)
 static inline bool is_in_new(const struct tm_recorder_stack *stack, uint64_t cfa)
 {
 	for (uint32_t i = count_news(stack); __builtin_expect(i-- > 0, 0);)
-		if (stack->news[i].cfa > cfa && is_going_on(stack, &stack->news[i]))
+		if (stack->news[i].cfa > cfa && is_on_stack(stack, &stack->news[i]) &&
+		    has_return_address(&stack->news[i]))
 			return true;
 	return false;
 }

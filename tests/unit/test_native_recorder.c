@@ -868,11 +868,6 @@ Test(native_recorder, a_free_by_a_resize_is_nested)
 	cr_expect_eq(last()->flags, 0, "the resize is over");
 }
 
-/*
- * FAILS: where no stack of the thread was walked yet (its first call is a resize), or none can be (its bounds are not
- * known), the recorder does not believe that a resize is going on: the free is told as the program's own, and the
- * resize as left.
- */
 Test(native_recorder, a_free_by_a_resize_that_is_the_thread_s_first_call_is_nested)
 {
 	plant_thread(&scene.plant)->stack = (struct tm_recorder_stack){0};
@@ -1200,16 +1195,18 @@ static uint64_t (*pads[3])(uint64_t, uint64_t); /* malloc, realloc, free */
 
 static void plant_pads(void)
 {
-	const uint64_t *native = scene.plant.native, to = (uint64_t)(uintptr_t)original;
+	const uint64_t *native = scene.plant.native, to = (uint64_t)(uintptr_t)original,
+		       on = (uint64_t)(uintptr_t)&scene.plant.control->enabled;
 	const struct tm_record_pad_plan plans[] = {
-		{.original = to, .leave = native[TM_ENTRY_NATIVE_LEAVE], .what = MALLOC, .argument_count = 1},
+		{.original = to, .enabled = on, .leave = native[TM_ENTRY_NATIVE_LEAVE], .what = MALLOC, .argument_count = 1},
 		{.original = to,
+		 .enabled = on,
 		 .entry = native[TM_ENTRY_NATIVE_RESIZE],
 		 .leave = native[TM_ENTRY_NATIVE_LEAVE],
 		 .what = REALLOC,
 		 .argument_count = 2,
 		 .arguments = {0, 1}},
-		{.original = to, .entry = native[TM_ENTRY_NATIVE_FREE], .needs_block = true},
+		{.original = to, .enabled = on, .entry = native[TM_ENTRY_NATIVE_FREE], .needs_block = true},
 	};
 	uint8_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
