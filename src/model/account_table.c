@@ -40,6 +40,11 @@ struct tm_account *tm_account_table_get(const struct tm_account_table *table, ui
 	return &row_at(table, number)->account;
 }
 
+struct tm_account_variance *tm_account_table_variance(const struct tm_account_table *table, uint32_t number)
+{
+	return tm_chunks_at(&table->variances, struct tm_account_variance, number);
+}
+
 static uint32_t hash_key(const struct tm_allocation *key)
 {
 	uint64_t words = (uint64_t)key->tid << 32 | key->traceback;
@@ -80,6 +85,9 @@ static uint32_t append_row(struct tm_account_table *table)
 {
 	if (table->count == TM_CHAIN_END || !tm_chunks_reserve(&table->rows, struct row, table->count))
 		return TM_CHAIN_END;
+	if (table->has_variances &&
+	    !tm_chunks_reserve(&table->variances, struct tm_account_variance, table->count))
+		return TM_CHAIN_END;
 	if (!tm_chains_grow(&table->chains, table, row_items))
 		return TM_CHAIN_END;
 	return table->count++;
@@ -101,6 +109,8 @@ uint32_t tm_account_table_claim(struct tm_account_table *table, const struct tm_
 		.account = {.domain = key->domain, .tid = key->tid, .traceback = key->traceback},
 		.hash = hash,
 	};
+	if (table->has_variances)
+		*tm_account_table_variance(table, number) = (struct tm_account_variance){0};
 	tm_chains_link(&table->chains, table, number, row_items);
 	return number;
 }
@@ -108,11 +118,13 @@ uint32_t tm_account_table_claim(struct tm_account_table *table, const struct tm_
 void tm_account_table_deinit(struct tm_account_table *table)
 {
 	tm_chunks_deinit(&table->rows);
+	tm_chunks_deinit(&table->variances);
 	tm_chains_deinit(&table->chains);
 	memset(table, 0, sizeof(*table));
 }
 
 size_t tm_account_table_memory(const struct tm_account_table *table)
 {
-	return tm_chunks_memory(&table->rows) + tm_chains_memory(&table->chains);
+	return tm_chunks_memory(&table->rows) + tm_chunks_memory(&table->variances) +
+	       tm_chains_memory(&table->chains);
 }

@@ -15,14 +15,22 @@ void tm_snapshot_destroy(struct tm_snapshot *snapshot)
 	free(snapshot);
 }
 
-static struct tm_snapshot_row row_of(const struct tm_tracer *tracer, const struct tm_account *account,
+static struct tm_snapshot_row row_of(const struct tm_tracer *tracer, uint32_t number,
 				     enum tm_snapshot_what what)
 {
-	struct tm_snapshot_row row = {account->domain, account->tid, account->traceback, account->size,
-				      account->count};
+	const struct tm_account *account = tm_tracer_account(tracer, number);
+	struct tm_snapshot_row row = {.domain = account->domain,
+				      .tid = account->tid,
+				      .traceback = account->traceback,
+				      .size = account->size,
+				      .count = account->count};
 
-	if (what == TM_SNAPSHOT_PEAK)
+	if (what == TM_SNAPSHOT_PEAK) {
 		tm_account_at_peak(tracer, account, &row.size, &row.count);
+		row.size_variance = tm_account_variance_at_peak(tracer, number);
+	} else {
+		row.size_variance = tm_account_variance(tracer, number);
+	}
 	return row;
 }
 
@@ -32,7 +40,7 @@ static bool copy_rows(const struct tm_tracer *tracer, enum tm_snapshot_what what
 	struct tm_vector(struct tm_snapshot_row) rows = {0};
 
 	for (uint32_t i = 0; i < tm_tracer_account_count(tracer); i++) {
-		struct tm_snapshot_row row = row_of(tracer, tm_tracer_account(tracer, i), what);
+		struct tm_snapshot_row row = row_of(tracer, i, what);
 
 		if (row.count && !tm_vector_push(&rows, row)) {
 			tm_vector_deinit(&rows);
@@ -62,14 +70,11 @@ static bool copy_block(const struct tm_block *block, void *context)
 	return true;
 }
 
-/* Space for every live block; held ones are counted in it and not visited. */
 static bool copy_blocks(const struct tm_tracer *tracer, struct tm_snapshot *snapshot)
 {
 	struct block_copy copy = {tracer, snapshot};
-	size_t space = 1;
+	size_t space = tm_tracer_block_count(tracer) + 1;
 
-	for (uint32_t i = 0; i < snapshot->domain_count; i++)
-		space += snapshot->domains[i].totals.blocks;
 	snapshot->blocks = malloc(space * sizeof(*snapshot->blocks));
 	snapshot->block_tids = malloc(space * sizeof(*snapshot->block_tids));
 	if (!snapshot->blocks || !snapshot->block_tids)

@@ -11,6 +11,7 @@
 struct tm_snapshot_row {
 	uint32_t domain, tid, traceback;
 	uint64_t size, count;
+	double size_variance; /* of the estimate size; 0 if every call was an event */
 };
 
 struct tm_snapshot {

@@ -158,6 +158,7 @@ static void add_trace(struct tm_statistic *group, const struct tm_trace *trace)
 {
 	group->size += trace->size;
 	group->count += trace->count;
+	group->size_variance += trace->size_variance;
 }
 
 /* One group a rank, in the order of the ranks, its key beside it. */

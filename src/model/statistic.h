@@ -27,6 +27,7 @@ struct tm_trace {
 	uint32_t domain, tid;
 	const char *thread_name; /* may be NULL */
 	uint64_t size, count;
+	double size_variance;			    /* of size, where it is an estimate; else 0 */
 	const struct tm_named_frame *const *frames; /* most recent first */
 	uint32_t frame_count;
 	uint32_t total_nframe;
@@ -47,8 +48,9 @@ const char *tm_group_by_name(enum tm_group_by group_by);
 
 struct tm_statistic {
 	uint64_t size, count;
-	uint32_t domain; /* of the first trace of the group */
-	uint32_t tid;	 /* TM_GROUP_THREAD: the thread */
+	double size_variance; /* of size */
+	uint32_t domain;      /* of the first trace of the group */
+	uint32_t tid;	      /* TM_GROUP_THREAD: the thread */
 	const char *thread_name;
 	const struct tm_named_frame *const *frames; /* the group's key: one frame, or all of a traceback */
 	uint32_t frame_count;
@@ -70,13 +72,18 @@ struct tm_statistics {
  * it with traceback or thread is an error with tracemalloc's words. A trace without frames has one:
  * <unknown>:0.
  *
+ * Traces are independent samples, so that the variance of a group is the sum of theirs, with cumulative once
+ * per occurrence too: of a frame that a traceback holds twice (recursion) it is too low then, as the size is
+ * too high.
+ *
  * The key, and what the group's one frame is:
  *
  * - lineno: (filename, lineno); the first frame of the group, whole
  * - filename: that, and lineno 0
  * - function: (filename, function), and lineno 0
  * - module: its path, as filename too, and lineno 0
- * - traceback: (filename, lineno) of each frame, and where lineno is 0 the function, or the offset if it has none; the first trace's frames
+ * - traceback: (filename, lineno) of each frame, and where lineno is 0 the function, or the offset if it has
+ * none; the first trace's frames
  * - thread: tid; no frame
  */
 struct tm_error *tm_statistics_compute(const struct tm_trace *traces, size_t trace_count,

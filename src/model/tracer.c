@@ -5,19 +5,22 @@
 
 #include "model/account_table.h"
 #include "model/block_table.h"
+#include "model/sampling.h"
 
 struct domain {
 	uint32_t id;
 	uint32_t peak_epoch;
-	bool at_peak; /* the live numbers are the peak's */
-	struct tm_totals totals;
+	bool at_peak;			  /* the live numbers are the peak's */
+	struct tm_totals totals;	  /* without the variances, which ... */
+	uint64_t variance, peak_variance; /* ... are these, in units of sampling.h */
 	struct tm_block_table blocks;
 };
 
 struct tm_tracer {
 	struct tm_tracebacks *tracebacks;
 	struct tm_account_table accounts;
-	uint32_t image; /* times that exec was seen */
+	uint64_t mean_bytes; /* between samples; 0: every call is an event */
+	uint32_t image;	     /* times that exec was seen */
 	uint32_t domain_count;
 	struct domain domains[TM_DOMAINS_MAX];
 };
@@ -47,6 +50,13 @@ void tm_tracer_destroy(struct tm_tracer *tracer)
 	tm_account_table_deinit(&tracer->accounts);
 	tm_tracebacks_destroy(tracer->tracebacks);
 	free(tracer);
+}
+
+void tm_tracer_sample(struct tm_tracer *tracer, uint64_t mean_bytes)
+{
+	assert(!tracer->accounts.count && mean_bytes <= INT64_MAX);
+	tracer->mean_bytes = mean_bytes;
+	tracer->accounts.has_variances = mean_bytes;
 }
 
 struct tm_tracebacks *tm_tracer_tracebacks(const struct tm_tracer *tracer)
@@ -133,13 +143,18 @@ static void settle(struct tm_tracer *tracer, struct domain *domain, uint64_t cur
 	}
 }
 
+static bool owes_peak(const struct domain *domain, const struct tm_account *account)
+{
+	return !domain->at_peak && account->peak_stamp != domain->peak_epoch;
+}
+
 /* The account, about to change: saves what it held at the peak if that is not done. */
 static struct tm_account *touch_account(struct tm_tracer *tracer, const struct domain *domain,
 					uint32_t number)
 {
 	struct tm_account *account = tm_account_table_get(&tracer->accounts, number);
 
-	if (!domain->at_peak && account->peak_stamp != domain->peak_epoch) {
+	if (owes_peak(domain, account)) {
 		account->peak_stamp = domain->peak_epoch;
 		account->peak_size = account->size;
 		account->peak_count = account->count;
@@ -164,11 +179,86 @@ static void account_subtract(struct tm_tracer *tracer, const struct domain *doma
 	account->count--;
 }
 
-/* Forgets the bytes of a block that is no longer in the table. */
-static void release(struct tm_tracer *tracer, struct domain *domain, uint32_t account, uint64_t size)
+/* ---- the same with weights, where events are samples ----
+
+   Samples are rare: this stands apart (noinline), so that nothing of it is in the way of a tracer for which
+   every call is an event. */
+
+static struct tm_weight weigh(const struct tm_tracer *tracer, const struct tm_block_entry *block)
 {
-	settle(tracer, domain, domain->totals.current - size, domain->totals.blocks - 1);
-	account_subtract(tracer, domain, account, size);
+	return tm_sampling_weight(tracer->mean_bytes, block->address, block->size, block->time);
+}
+
+static struct tm_weight weigh_allocation(const struct tm_tracer *tracer, const struct tm_allocation *in)
+{
+	return tm_sampling_weight(tracer->mean_bytes, in->address, in->size, in->time);
+}
+
+static void add_weight(struct tm_weight *sum, const struct tm_weight *weight)
+{
+	sum->size += weight->size;
+	sum->count += weight->count;
+	sum->variance += weight->variance;
+}
+
+static void subtract_weight(struct tm_weight *sum, const struct tm_weight *weight)
+{
+	sum->size -= weight->size;
+	sum->count -= weight->count;
+	sum->variance -= weight->variance;
+}
+
+static struct tm_weight live_weight(const struct domain *domain)
+{
+	return (struct tm_weight){domain->totals.current, domain->totals.blocks, domain->variance};
+}
+
+static void settle_weight(struct tm_tracer *tracer, struct domain *domain, const struct tm_weight *live)
+{
+	settle(tracer, domain, live->size, live->count);
+	domain->variance = live->variance;
+	if (domain->at_peak)
+		domain->peak_variance = live->variance;
+}
+
+static void account_change_weight(struct tm_tracer *tracer, const struct domain *domain, uint32_t number,
+				  const struct tm_weight *weight,
+				  void (*change)(struct tm_weight *sum, const struct tm_weight *weight))
+{
+	struct tm_account *account = tm_account_table_get(&tracer->accounts, number);
+	struct tm_account_variance *variance = tm_account_table_variance(&tracer->accounts, number);
+	struct tm_weight sum = {account->size, account->count, variance->live};
+
+	if (owes_peak(domain, account))
+		variance->peak = variance->live;
+	touch_account(tracer, domain, number);
+	change(&sum, weight);
+	account->size = sum.size;
+	account->count = sum.count;
+	variance->live = sum.variance;
+}
+
+__attribute__((noinline)) static void release_weight(struct tm_tracer *tracer, struct domain *domain,
+						     const struct tm_block_entry *block)
+{
+	struct tm_weight live = live_weight(domain), weight = weigh(tracer, block);
+
+	subtract_weight(&live, &weight);
+	settle_weight(tracer, domain, &live);
+	account_change_weight(tracer, domain, block->account, &weight, subtract_weight);
+}
+
+/* ---- events ---- */
+
+/* Forgets the bytes of a block that is no longer in the table. */
+static void release(struct tm_tracer *tracer, struct domain *domain, const struct tm_block_entry *block)
+{
+	if (tracer->mean_bytes) {
+		release_weight(tracer, domain, block);
+		return;
+	}
+	settle(tracer, domain, domain->totals.current - block->size, domain->totals.blocks - 1);
+	account_subtract(tracer, domain, block->account, block->size);
 }
 
 /* A block that was held when exec replaced the program is gone with it. */
@@ -177,31 +267,41 @@ static bool is_held(const struct tm_tracer *tracer, const struct tm_held *held)
 	return held->known && held->image == tracer->image;
 }
 
+static struct tm_block_entry held_entry(const struct tm_held *held)
+{
+	return (struct tm_block_entry){.address = held->block.address,
+				       .size = held->block.size,
+				       .time = held->block.time,
+				       .account = held->block.account};
+}
+
 static void release_held(struct tm_tracer *tracer, struct domain *domain, struct tm_held *held)
 {
+	struct tm_block_entry block = held_entry(held);
+
 	if (is_held(tracer, held))
-		release(tracer, domain, held->block.account, held->block.size);
+		release(tracer, domain, &block);
 	held->known = false;
 }
 
 /* What leaves and what comes, as one step: the peak sees only the outcome. */
 struct exchange {
 	const struct tm_allocation *in;
-	struct tm_block_entry *place;
-	struct tm_block_entry replaced; /* what stood at the place */
 	uint32_t account;
-	const struct tm_held *held; /* the block before realloc, or NULL */
+	struct tm_block_entry *place; /* still with what is replaced */
+	const struct tm_held *held;   /* the block before realloc, or NULL */
 };
 
 static void apply_exchange(struct tm_tracer *tracer, struct domain *domain, const struct exchange *exchange)
 {
 	const struct tm_allocation *in = exchange->in;
+	const struct tm_block_entry *replaced = exchange->place;
 	const struct tm_held *held = exchange->held;
-	bool replaces = exchange->replaced.account != UINT32_MAX;
+	bool replaces = replaced->account != UINT32_MAX;
 	uint64_t current = domain->totals.current + in->size, blocks = domain->totals.blocks + 1;
 
 	if (replaces) {
-		current -= exchange->replaced.size;
+		current -= replaced->size;
 		blocks--;
 	}
 	if (held) {
@@ -210,13 +310,33 @@ static void apply_exchange(struct tm_tracer *tracer, struct domain *domain, cons
 	}
 	settle(tracer, domain, current, blocks);
 	if (replaces)
-		account_subtract(tracer, domain, exchange->replaced.account, exchange->replaced.size);
+		account_subtract(tracer, domain, replaced->account, replaced->size);
 	if (held)
 		account_subtract(tracer, domain, held->block.account, held->block.size);
 	account_add(tracer, domain, exchange->account, in->size);
-	exchange->place->size = in->size;
-	exchange->place->time = in->time;
-	exchange->place->account = exchange->account;
+}
+
+__attribute__((noinline)) static void
+apply_exchange_of_weight(struct tm_tracer *tracer, struct domain *domain, const struct exchange *exchange)
+{
+	struct tm_weight live = live_weight(domain), in = weigh_allocation(tracer, exchange->in);
+	struct tm_block_entry gone[2];
+	struct tm_weight weights[2];
+	size_t count = 0;
+
+	if (exchange->place->account != UINT32_MAX)
+		gone[count++] = *exchange->place;
+	if (exchange->held)
+		gone[count++] = held_entry(exchange->held);
+	add_weight(&live, &in);
+	for (size_t i = 0; i < count; i++) {
+		weights[i] = weigh(tracer, &gone[i]);
+		subtract_weight(&live, &weights[i]);
+	}
+	settle_weight(tracer, domain, &live);
+	for (size_t i = 0; i < count; i++)
+		account_change_weight(tracer, domain, gone[i].account, &weights[i], subtract_weight);
+	account_change_weight(tracer, domain, exchange->account, &in, add_weight);
 }
 
 /* Puts a block in place of a held one (or of none, NULL), or of the one that is known at its address. */
@@ -231,9 +351,24 @@ static struct tm_error *put_block(struct tm_tracer *tracer, struct domain *domai
 	exchange.place = tm_block_table_claim(&domain->blocks, in->address);
 	if (!exchange.place)
 		return tm_error_out_of_memory();
-	exchange.replaced = *exchange.place;
-	apply_exchange(tracer, domain, &exchange);
+	if (tracer->mean_bytes)
+		apply_exchange_of_weight(tracer, domain, &exchange);
+	else
+		apply_exchange(tracer, domain, &exchange);
+	exchange.place->size = in->size;
+	exchange.place->time = in->time;
+	exchange.place->account = exchange.account;
 	return NULL;
+}
+
+__attribute__((noinline)) static void count_allocation_of_weight(const struct tm_tracer *tracer,
+								 struct domain *domain,
+								 const struct tm_allocation *in)
+{
+	struct tm_weight weight = weigh_allocation(tracer, in);
+
+	domain->totals.allocations += weight.count;
+	domain->totals.allocated += weight.size;
 }
 
 static struct tm_error *exchange_block(struct tm_tracer *tracer, struct domain *domain,
@@ -243,6 +378,10 @@ static struct tm_error *exchange_block(struct tm_tracer *tracer, struct domain *
 
 	if (err)
 		return err;
+	if (tracer->mean_bytes) {
+		count_allocation_of_weight(tracer, domain, in);
+		return NULL;
+	}
 	domain->totals.allocations++;
 	domain->totals.allocated += in->size;
 	return NULL;
@@ -253,17 +392,36 @@ struct tm_error *tm_tracer_track(struct tm_tracer *tracer, const struct tm_alloc
 	return exchange_block(tracer, claim_domain(tracer, allocation->domain), allocation, NULL);
 }
 
+static void count_free(const struct tm_tracer *tracer, struct domain *domain,
+		       const struct tm_block_entry *block)
+{
+	domain->totals.frees += tracer->mean_bytes ? weigh(tracer, block).count : 1;
+}
+
+static void count_held_free(const struct tm_tracer *tracer, struct domain *domain, const struct tm_held *held)
+{
+	struct tm_block_entry block = held_entry(held);
+
+	count_free(tracer, domain, &block);
+}
+
+/* Whoever decides in the target whether a block was sampled may err: such frees mean nothing. */
+static void count_unknown_free(const struct tm_tracer *tracer, struct domain *domain)
+{
+	domain->totals.unknown_frees += !tracer->mean_bytes;
+}
+
 bool tm_tracer_untrack(struct tm_tracer *tracer, uint32_t domain_id, uint64_t address)
 {
 	struct domain *domain = claim_domain(tracer, domain_id);
 	struct tm_block_entry block;
 
 	if (!tm_block_table_take(&domain->blocks, address, &block)) {
-		domain->totals.unknown_frees++;
+		count_unknown_free(tracer, domain);
 		return false;
 	}
-	release(tracer, domain, block.account, block.size);
-	domain->totals.frees++;
+	release(tracer, domain, &block);
+	count_free(tracer, domain, &block);
 	return true;
 }
 
@@ -294,7 +452,15 @@ bool tm_tracer_find(const struct tm_tracer *tracer, uint32_t domain_id, uint64_t
 
 struct tm_error *tm_tracer_move(struct tm_tracer *tracer, const struct tm_allocation *allocation)
 {
-	return put_block(tracer, claim_domain(tracer, allocation->domain), allocation, NULL);
+	struct domain *domain = claim_domain(tracer, allocation->domain);
+	const struct tm_block_entry *block = NULL;
+	struct tm_allocation in = *allocation;
+
+	if (tracer->mean_bytes)
+		block = tm_block_table_find(&domain->blocks, in.address);
+	if (block)
+		in.time = block->time;
+	return put_block(tracer, domain, &in, NULL);
 }
 
 void tm_tracer_failed(struct tm_tracer *tracer, uint32_t domain)
@@ -304,7 +470,7 @@ void tm_tracer_failed(struct tm_tracer *tracer, uint32_t domain)
 
 void tm_tracer_unknown_free(struct tm_tracer *tracer, uint32_t domain)
 {
-	claim_domain(tracer, domain)->totals.unknown_frees++;
+	count_unknown_free(tracer, claim_domain(tracer, domain));
 }
 
 static struct tm_block public_block(const struct domain *domain, const struct tm_block_entry *entry)
@@ -339,7 +505,8 @@ struct tm_error *tm_tracer_resize_end(struct tm_tracer *tracer, struct tm_held *
 		release_held(tracer, domain, held);
 		return err;
 	}
-	domain->totals.frees += known;
+	if (known)
+		count_held_free(tracer, domain, held);
 	held->known = false;
 	return NULL;
 }
@@ -369,9 +536,9 @@ void tm_tracer_resize_freed(struct tm_tracer *tracer, struct tm_held *held, uint
 	struct domain *domain = claim_domain(tracer, domain_id);
 
 	if (is_held(tracer, held))
-		domain->totals.frees++;
+		count_held_free(tracer, domain, held);
 	else
-		domain->totals.unknown_frees++;
+		count_unknown_free(tracer, domain);
 	release_held(tracer, domain, held);
 }
 
@@ -379,12 +546,14 @@ void tm_tracer_new_epoch(struct tm_tracer *tracer)
 {
 	tracer->image++;
 	tm_account_table_deinit(&tracer->accounts);
+	tracer->accounts.has_variances = tracer->mean_bytes;
 	for (uint32_t i = 0; i < tracer->domain_count; i++) {
 		struct domain *domain = &tracer->domains[i];
 
 		tm_block_table_deinit(&domain->blocks);
 		domain->totals.current = domain->totals.peak = 0;
 		domain->totals.blocks = domain->totals.peak_blocks = 0;
+		domain->variance = domain->peak_variance = 0;
 		domain->at_peak = false;
 		domain->peak_epoch = 0;
 	}
@@ -395,6 +564,7 @@ void tm_tracer_forget_totals(struct tm_tracer *tracer)
 	for (uint32_t i = 0; i < tracer->domain_count; i++) {
 		assert(tracer->domains[i].totals.blocks == 0);
 		tracer->domains[i].totals = (struct tm_totals){0};
+		tracer->domains[i].peak_variance = 0;
 	}
 }
 
@@ -416,8 +586,14 @@ uint32_t tm_tracer_domain(const struct tm_tracer *tracer, uint32_t index)
 struct tm_totals tm_tracer_totals(const struct tm_tracer *tracer, uint32_t domain_id)
 {
 	const struct domain *domain = find_domain(tracer, domain_id);
+	struct tm_totals totals;
 
-	return domain ? domain->totals : (struct tm_totals){0};
+	if (!domain)
+		return (struct tm_totals){0};
+	totals = domain->totals;
+	totals.current_variance = tm_sampling_variance(tracer->mean_bytes, domain->variance);
+	totals.peak_variance = tm_sampling_variance(tracer->mean_bytes, domain->peak_variance);
+	return totals;
 }
 
 uint32_t tm_tracer_account_count(const struct tm_tracer *tracer)
@@ -436,6 +612,24 @@ void tm_account_at_peak(const struct tm_tracer *tracer, const struct tm_account 
 	read_peak(find_domain(tracer, account->domain), account, size, count);
 }
 
+double tm_account_variance(const struct tm_tracer *tracer, uint32_t account)
+{
+	if (!tracer->mean_bytes)
+		return 0;
+	return tm_sampling_variance(tracer->mean_bytes,
+				    tm_account_table_variance(&tracer->accounts, account)->live);
+}
+
+double tm_account_variance_at_peak(const struct tm_tracer *tracer, uint32_t account)
+{
+	const struct tm_account *row = tm_tracer_account(tracer, account);
+
+	if (!tracer->mean_bytes || !account_has_changed(find_domain(tracer, row->domain), row))
+		return tm_account_variance(tracer, account);
+	return tm_sampling_variance(tracer->mean_bytes,
+				    tm_account_table_variance(&tracer->accounts, account)->peak);
+}
+
 void tm_tracer_each_block(const struct tm_tracer *tracer,
 			  bool (*visit)(const struct tm_block *block, void *context), void *context)
 {
@@ -451,6 +645,15 @@ void tm_tracer_each_block(const struct tm_tracer *tracer,
 				return;
 		}
 	}
+}
+
+uint64_t tm_tracer_block_count(const struct tm_tracer *tracer)
+{
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < tracer->domain_count; i++)
+		count += tracer->domains[i].blocks.live;
+	return count;
 }
 
 size_t tm_tracer_memory(const struct tm_tracer *tracer)

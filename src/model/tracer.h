@@ -9,6 +9,9 @@
  * The peak keeps its tracebacks without copying a table. While each event of a domain makes a new peak, its
  * live numbers are the peak's. The first event that does not begins a new `peak_epoch`; from then on an
  * account about to change first saves its live numbers, once an epoch.
+ *
+ * Sampled, the tracer is told of some blocks only, and each counts for as many as it stands for (sampling.h):
+ * all sums are estimates then, of blocks and bytes alike. A single block keeps its own size.
  */
 #ifndef TM_MODEL_TRACER_H
 #define TM_MODEL_TRACER_H
@@ -21,8 +24,9 @@ struct tm_totals {
 	uint64_t blocks, peak_blocks;	 /* live blocks now, and at the moment of the peak in bytes */
 	uint64_t allocations, allocated; /* calls that returned a block, and their bytes */
 	uint64_t frees;			 /* of known blocks; a successful realloc of a known block is one */
-	uint64_t unknown_frees;		 /* of blocks that were not known */
-	uint64_t failed;		 /* calls that returned no block */
+	uint64_t unknown_frees;		 /* of blocks that were not known; sampled: 0 */
+	uint64_t failed;		 /* calls that returned no block; those that were seen */
+	double current_variance, peak_variance; /* of the estimates current and peak; not sampled: 0 */
 };
 
 #define TM_DOMAINS_MAX 16 /* distinct domains in one trace; more are an error of the caller */
@@ -48,6 +52,10 @@ struct tm_tracer;
 
 struct tm_error *tm_tracer_create(struct tm_tracer **out);
 void tm_tracer_destroy(struct tm_tracer *tracer);
+
+/* To be told before the first event: they are a sample, with so many bytes between two of them in the mean,
+   1..INT64_MAX; 0, as at first: every call. */
+void tm_tracer_sample(struct tm_tracer *tracer, uint64_t mean_bytes);
 
 /* The tracebacks of this tracer: the caller interns there, then tracks. */
 struct tm_tracebacks *tm_tracer_tracebacks(const struct tm_tracer *tracer);
@@ -76,7 +84,8 @@ bool tm_tracer_knows(const struct tm_tracer *tracer, uint32_t domain, uint64_t a
 bool tm_tracer_find(const struct tm_tracer *tracer, uint32_t domain, uint64_t address, uint64_t *size);
 
 /* A live block, of allocation->size, was used again without a call of the allocator (a free list): from now
-   on it belongs to another traceback and thread. No event is counted, and no number of the domain changes. */
+   on it belongs to another traceback and thread. No event is counted, and no number of the domain changes
+   (so a sampled block, whose weight hangs on its time, keeps that). */
 struct tm_error *tm_tracer_move(struct tm_tracer *tracer, const struct tm_allocation *allocation);
 
 /* A call returned no block. */
@@ -131,10 +140,16 @@ const struct tm_account *tm_tracer_account(const struct tm_tracer *tracer, uint3
 /* What the account held when totals.peak of its domain was reached. */
 void tm_account_at_peak(const struct tm_tracer *tracer, const struct tm_account *account, uint64_t *size,
 			uint64_t *count);
+/* The variance of a row's bytes, live ones and at_peak's; 0 if not sampled. Rows are independent of each
+   other: variances of sums are sums of variances. */
+double tm_account_variance(const struct tm_tracer *tracer, uint32_t account);
+double tm_account_variance_at_peak(const struct tm_tracer *tracer, uint32_t account);
 
 /* Calls visit for every live block, in no order, until it returns false. Held blocks are not visited. */
 void tm_tracer_each_block(const struct tm_tracer *tracer,
 			  bool (*visit)(const struct tm_block *block, void *context), void *context);
+/* How many those are: sampled, fewer than totals tell. */
+uint64_t tm_tracer_block_count(const struct tm_tracer *tracer);
 
 /* Bytes that the tables hold, those of the tracebacks included (get_tracemalloc_memory of tracemalloc). */
 size_t tm_tracer_memory(const struct tm_tracer *tracer);

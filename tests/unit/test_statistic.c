@@ -62,6 +62,29 @@ Test(statistic, nothing_has_no_groups)
 	}
 }
 
+/* Independent samples: by each key, and for a frame that recurs once per occurrence, as the sizes. */
+Test(statistic, variances_of_a_group_add_up)
+{
+	struct tm_trace traces[] = {TRACE(5, 1, &a1, &b2, &b2), TRACE(7, 1, &a1), TRACE(1, 1, &b2)};
+
+	traces[0].size_variance = 4;
+	traces[1].size_variance = 8.5;
+	for (int group_by = TM_GROUP_LINENO; group_by <= TM_GROUP_THREAD; group_by++) {
+		double sum = 0;
+
+		compute(traces, 3, (enum tm_group_by)group_by, false);
+		for (size_t i = 0; i < statistics.count; i++)
+			sum += statistics.items[i].size_variance;
+		cr_expect_eq(sum, 12.5);
+	}
+	compute(traces, 3, TM_GROUP_LINENO, false);
+	cr_expect_eq(statistics.items[0].size_variance, 12.5);
+	cr_expect_eq(statistics.items[1].size_variance, 0);
+	compute(traces, 3, TM_GROUP_LINENO, true);
+	expect(1, "b.py", 2, 11, 3);
+	cr_expect_eq(statistics.items[1].size_variance, 8);
+}
+
 Test(statistic, groupings_have_names)
 {
 	static const char *const names[] = {"lineno",	"filename", "traceback",
