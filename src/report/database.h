@@ -56,6 +56,11 @@ static inline void tm_row_put_u64(struct tm_row *row, uint64_t value)
 	sqlite3_bind_int64(row->statement, ++row->column, (int64_t)value);
 }
 
+static inline void tm_row_put_double(struct tm_row *row, double value)
+{
+	sqlite3_bind_double(row->statement, ++row->column, value);
+}
+
 static inline void tm_row_put_null(struct tm_row *row)
 {
 	sqlite3_bind_null(row->statement, ++row->column);

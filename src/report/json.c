@@ -1,6 +1,7 @@
 #include "report/render.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "report/json_text.h"
@@ -78,6 +79,13 @@ static void put_target(FILE *out, const struct tm_report *report)
 	fputs("},\n", out);
 }
 
+/* One standard error of a sum of bytes; nothing where sums are exact. */
+static void put_error(FILE *out, const struct tm_report_view *view, const char *key, double variance)
+{
+	if (view->sample)
+		fprintf(out, ", \"%s\": %.0f", key, sqrt(variance));
+}
+
 static void put_trace(FILE *out, const struct tm_report *report, const struct tm_report_view *view,
 		      const struct tm_render_options *options)
 {
@@ -85,6 +93,8 @@ static void put_trace(FILE *out, const struct tm_report *report, const struct tm
 		fputs(i ? ", " : " ", out);
 		put_meta(out, report, &trace_members[i]);
 	}
+	if (view->sample)
+		fprintf(out, ", \"sample\": %" PRIu64, view->sample);
 	fputs(",\n \"snapshot\": ", out);
 	tm_json_put_string(out, view->snapshot_name);
 	fprintf(out, ", \"time\": %" PRIu64 ", \"group_by\": \"%s\", \"cumulative\": ", view->time,
@@ -104,7 +114,7 @@ static void put_snapshots(FILE *out, const struct tm_report_view *view)
 	fputs("],\n", out);
 }
 
-static void put_totals_members(FILE *out, const struct tm_totals *totals)
+static void put_totals_members(FILE *out, const struct tm_report_view *view, const struct tm_totals *totals)
 {
 	const char *separator = "";
 
@@ -113,20 +123,22 @@ static void put_totals_members(FILE *out, const struct tm_totals *totals)
 	separator = ", ";
 	TM_TOTALS_FIELDS(PUT)
 #undef PUT
+	put_error(out, view, "size_error", totals->current_variance);
+	put_error(out, view, "peak_error", totals->peak_variance);
 }
 
 /* Of each domain; they are never summed. `totals` is the lowest one's. */
 static void put_totals(FILE *out, const struct tm_report *report, const struct tm_report_view *view)
 {
 	fputs(" \"totals\": {", out);
-	put_totals_members(out, &view->totals.totals);
+	put_totals_members(out, view, &view->totals.totals);
 	fprintf(out, ", \"lost\": %" PRIu64 "},\n \"domains\": [", view->totals.lost);
 	for (size_t i = 0; i < view->domain_count; i++) {
 		fprintf(out, "%s{\"domain\": %" PRIu32 ", \"name\": ", i ? ",\n  " : "\n  ",
 			view->domains[i].domain);
 		tm_json_put_string(out, tm_report_domain_name(report, view->domains[i].domain));
 		fputs(", ", out);
-		put_totals_members(out, &view->domains[i].totals);
+		put_totals_members(out, view, &view->domains[i].totals);
 		fputc('}', out);
 	}
 	fputs("],\n", out);
@@ -183,10 +195,12 @@ static void put_key(FILE *out, const struct tm_statistic *statistic, enum tm_gro
 	}
 }
 
-static void put_statistic(FILE *out, const struct tm_statistic *statistic, enum tm_group_by group_by)
+static void put_statistic(FILE *out, const struct tm_report_view *view, const struct tm_statistic *statistic,
+			  enum tm_group_by group_by)
 {
 	fprintf(out, "\n  {\"size\": %" PRIu64 ", \"count\": %" PRIu64 ", \"domain\": %" PRIu32,
 		statistic->size, statistic->count, statistic->domain);
+	put_error(out, view, "size_error", statistic->size_variance);
 	put_key(out, statistic, group_by);
 	fputs(", \"traceback\": [", out);
 	for (uint32_t i = 0; i < statistic->frame_count; i++) {
@@ -196,12 +210,13 @@ static void put_statistic(FILE *out, const struct tm_statistic *statistic, enum 
 	fputs("]}", out);
 }
 
-static void put_statistics(FILE *out, const struct tm_statistics *statistics,
-			   const struct tm_render_options *options, const char *separator)
+static void put_statistics(FILE *out, const struct tm_report_view *view,
+			   const struct tm_statistics *statistics, const struct tm_render_options *options,
+			   const char *separator)
 {
 	for (size_t i = 0; i < statistics->count && (!options->limit || i < options->limit); i++) {
 		fputs(i ? "," : separator, out);
-		put_statistic(out, &statistics->items[i], options->group_by);
+		put_statistic(out, view, &statistics->items[i], options->group_by);
 	}
 }
 
@@ -218,7 +233,7 @@ static void put_all(FILE *out, struct tm_report *report, const struct tm_report_
 	put_cuts(out, view);
 	fputs(" \"statistics\": [", out);
 	for (size_t i = 0; i < view->domain_count; i++) {
-		put_statistics(out, &statistics[i], options, groups ? "," : "");
+		put_statistics(out, view, &statistics[i], options, groups ? "," : "");
 		groups += statistics[i].count;
 	}
 	fprintf(out, "],\n \"groups\": %zu}\n", groups);

@@ -15,7 +15,7 @@
 #include "model/statistic.h"
 
 #define TM_REPORT_APPLICATION_ID 0x746d7472 /* "tmtr" */
-#define TM_REPORT_VERSION	 1	    /* PRAGMA user_version */
+#define TM_REPORT_VERSION	 2	    /* PRAGMA user_version; 1 is read too */
 
 struct tm_report_writer;
 
@@ -33,6 +33,7 @@ struct tm_error *tm_report_writer_create(const char *path, bool force, struct tm
  * up at most.
  * - domains: names of the domains 0, 1, ..., separated by commas ("python,native").
  * - lost: events that were not seen.
+ * - sample: mean number of bytes between samples; 0 or absent: every call is an event.
  * - skip: globs of allocator wrappers (skip.h), one a line. Marks the frames that are stored, too.
  */
 struct tm_error *tm_report_writer_meta(struct tm_report_writer *writer, const char *key, const char *value);
@@ -129,6 +130,7 @@ struct tm_report_view {
 	size_t domain_count;
 	const struct tm_trace *traces; /* by domain, lowest first */
 	size_t trace_count;
+	uint64_t sample; /* bytes between samples, in the mean: sums are estimates; 0: they are exact */
 	struct {
 		const char *cut;
 		uint64_t tracebacks;
@@ -137,7 +139,7 @@ struct tm_report_view {
 	const struct tm_report_moment {
 		const char *name;
 		uint64_t time;
-	} *snapshots; /* all that the file has, oldest first */
+	} * snapshots; /* all that the file has, oldest first */
 	size_t snapshot_count;
 };
 struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, struct tm_report_view *view);

@@ -1,6 +1,7 @@
 #include "report/report_file.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -117,25 +118,30 @@ static struct tm_error *read_number(const struct tm_database *database, const ch
 	return err;
 }
 
-static struct tm_error *check_version(const struct tm_database *database)
+static struct tm_error *check_version(const struct tm_database *database, int64_t *version)
 {
-	int64_t application_id, version;
+	int64_t application_id;
 	struct tm_error *err = read_number(database, "PRAGMA application_id", &application_id);
 
 	if (!err)
-		err = read_number(database, "PRAGMA user_version", &version);
+		err = read_number(database, "PRAGMA user_version", version);
 	if (err)
 		return err;
-	if (application_id != TM_REPORT_APPLICATION_ID || version < 1)
+	if (application_id != TM_REPORT_APPLICATION_ID || *version < 1)
 		return tm_error_create(TM_ERROR_BAD_FORMAT, "%s is not a tmtrace report", database->path);
-	if (version > TM_REPORT_VERSION)
+	if (*version > TM_REPORT_VERSION)
 		return tm_error_create(TM_ERROR_BAD_FORMAT,
 				       "%s has format %lld, this tmtrace reads up to %d: use a newer tmtrace",
-				       database->path, (long long)version, TM_REPORT_VERSION);
+				       database->path, (long long)*version, TM_REPORT_VERSION);
 	return NULL;
 }
 
-static struct tm_error *check_tables(const struct tm_database *database)
+static const char *sql_of_version(const struct tm_schema_object *object, int64_t version)
+{
+	return version == 1 && object->sql_of_version_1 ? object->sql_of_version_1 : object->sql;
+}
+
+static struct tm_error *check_tables(const struct tm_database *database, int64_t version)
 {
 	_cleanup_statement_ sqlite3_stmt *statement = NULL;
 	struct tm_error *err = tm_database_prepare(
@@ -153,25 +159,25 @@ static struct tm_error *check_tables(const struct tm_database *database)
 		if (err)
 			break;
 		sql = row ? (const char *)sqlite3_column_text(statement, 0) : NULL;
-		if (!sql || strcmp(sql, tm_schema[i].sql) != 0)
+		if (!sql || strcmp(sql, sql_of_version(&tm_schema[i], version)) != 0)
 			err = tm_error_create(TM_ERROR_BAD_FORMAT,
-					      "%s is damaged: its table %s is not one of format %d",
-					      database->path, tm_schema[i].name, TM_REPORT_VERSION);
+					      "%s is damaged: its table %s is not one of format %lld",
+					      database->path, tm_schema[i].name, (long long)version);
 	}
 	return err;
 }
 
 /* Opens, checks and begins to read; tm_database_close ends it, also after an error. */
-static struct tm_error *begin_checked(struct tm_database *database, const char *path)
+static struct tm_error *begin_checked(struct tm_database *database, const char *path, int64_t *version)
 {
 	struct tm_error *err = check_file(path);
 
 	if (!err)
 		err = begin_anywhere(database, path);
 	if (!err)
-		err = check_version(database);
+		err = check_version(database, version);
 	if (!err)
-		err = check_tables(database);
+		err = check_tables(database, *version);
 	return err;
 }
 
@@ -264,7 +270,8 @@ struct tm_report_view tm_report_view_of_domain(const struct tm_report_view *view
 static struct tm_error *read_report(struct tm_report *report)
 {
 	struct tm_database database = {0};
-	struct tm_error *err = begin_checked(&database, report->path);
+	int64_t version;
+	struct tm_error *err = begin_checked(&database, report->path, &version);
 
 	if (!err)
 		err = read_meta(report, &database);
@@ -392,6 +399,8 @@ static struct tm_totals column_totals(sqlite3_stmt *row, int column)
 #define GET(field) totals.field = (uint64_t)sqlite3_column_int64(row, column++);
 	TM_TOTALS_FIELDS(GET)
 #undef GET
+	totals.current_variance = sqlite3_column_double(row, column++);
+	totals.peak_variance = sqlite3_column_double(row, column);
 	return totals;
 }
 
@@ -400,9 +409,23 @@ static bool is_wanted(const struct tm_report *report, uint32_t domain)
 	return !report->one_domain || domain == report->domain;
 }
 
-static const char domains_sql[] =
-	"SELECT domain, current, peak, blocks, peak_blocks, allocations, allocated, frees, "
-	"unknown_frees, failed FROM snapshot_domain WHERE snapshot = ? ORDER BY domain";
+/* By the version of the file: 1 had no variances. */
+#define DOMAINS_SQL(variances)                                                                               \
+	"SELECT domain, " TM_TOTALS_COLUMNS ", " variances                                                   \
+	" FROM snapshot_domain WHERE snapshot = ? ORDER BY domain"
+static const char *const domains_sql[] = {
+	[1] = DOMAINS_SQL("0.0, 0.0"), [2] = DOMAINS_SQL(TM_VARIANCE_COLUMNS)};
+
+#define STATISTICS_SQL(variance)                                                                             \
+	"SELECT domain, tid, traceback, size, count, " variance                                              \
+	" FROM statistic WHERE snapshot = ? ORDER BY domain"
+static const char *const statistics_sql[] = {
+	[1] = STATISTICS_SQL("0.0"), [2] = STATISTICS_SQL("size_variance")};
+
+static bool is_variance(double value)
+{
+	return isfinite(value) && value >= 0;
+}
 
 static struct tm_error *read_domain(struct loaded *loaded, const struct tm_database *database,
 				    sqlite3_stmt *row)
@@ -410,14 +433,12 @@ static struct tm_error *read_domain(struct loaded *loaded, const struct tm_datab
 	struct tm_snapshot_domain domain = {.domain = (uint32_t)sqlite3_column_int64(row, 0),
 					    .totals = column_totals(row, 1)};
 
-	(void)database;
+	if (!is_variance(domain.totals.current_variance) || !is_variance(domain.totals.peak_variance))
+		return tm_report_damaged(database, "a row of its domains");
 	if (!is_wanted(loaded->report, domain.domain))
 		return NULL;
 	return tm_vector_push(&loaded->domains, domain) ? NULL : tm_error_out_of_memory();
 }
-
-static const char statistics_sql[] =
-	"SELECT domain, tid, traceback, size, count FROM statistic WHERE snapshot = ? ORDER BY domain";
 
 /* A traceback that several threads or domains share is expanded, and counted as cut, once. */
 static struct tm_error *read_traceback(struct loaded *loaded, const struct tm_database *database, int64_t id,
@@ -445,10 +466,12 @@ static struct tm_error *read_statistic(struct loaded *loaded, const struct tm_da
 	struct tm_trace trace = {.domain = (uint32_t)domain,
 				 .tid = (uint32_t)tid,
 				 .size = (uint64_t)size,
-				 .count = (uint64_t)count};
+				 .count = (uint64_t)count,
+				 .size_variance = sqlite3_column_double(row, 5)};
 	struct tm_error *err;
 
-	if (domain != trace.domain || tid != trace.tid || size < 0 || count < 0)
+	if (domain != trace.domain || tid != trace.tid || size < 0 || count < 0 ||
+	    !is_variance(trace.size_variance))
 		return tm_report_damaged(database, "a row of its statistics");
 	if (!is_wanted(loaded->report, trace.domain))
 		return NULL;
@@ -501,8 +524,8 @@ static struct tm_error *load(struct loaded *loaded, const struct tm_report *repo
 			     struct tm_report_view *view)
 {
 	struct tm_database database = {0};
-	struct tm_error *err = begin_checked(&database, report->path);
-	int64_t id = 0;
+	int64_t id = 0, version = 0;
+	struct tm_error *err = begin_checked(&database, report->path, &version);
 
 	if (!err)
 		err = find_snapshot(&database, snapshot, &id, &view->time);
@@ -511,9 +534,9 @@ static struct tm_error *load(struct loaded *loaded, const struct tm_report *repo
 	if (!err)
 		err = read_rows(loaded, &database, snapshots_sql, 1, read_moment);
 	if (!err)
-		err = read_rows(loaded, &database, domains_sql, id, read_domain);
+		err = read_rows(loaded, &database, domains_sql[version], id, read_domain);
 	if (!err)
-		err = read_rows(loaded, &database, statistics_sql, id, read_statistic);
+		err = read_rows(loaded, &database, statistics_sql[version], id, read_statistic);
 	tm_database_close(&database);
 	return err;
 }
@@ -546,6 +569,7 @@ struct tm_error *tm_report_load(struct tm_report *report, const char *snapshot, 
 	if (loaded->domains.count)
 		result.totals.totals = loaded->domains.items[0].totals;
 	result.totals.lost = meta_u64(report, "lost");
+	result.sample = meta_u64(report, "sample");
 	result.domains = loaded->domains.items;
 	result.domain_count = loaded->domains.count;
 	result.traces = loaded->traces.items;

@@ -56,32 +56,53 @@ static const char traceback_sql[] =
 	"	unknown_frees INTEGER NOT NULL, -- of blocks from before the trace\n" \
 	"	failed INTEGER NOT NULL" /* what follows it is the table's */
 
-static const char snapshot_sql[] =
-	"CREATE TABLE snapshot ( -- the tracer's tables at one moment; totals: of the lowest domain\n"
-	"	id INTEGER PRIMARY KEY,\n"
-	"	name TEXT NOT NULL UNIQUE, -- end, peak, exec-1, or what the user gave\n"
-	"	time INTEGER NOT NULL, -- nanoseconds since the trace began\n"
-	TOTALS_COLUMNS " -- calls that returned no block\n"
-	") STRICT";
+#define VARIANCE_COLUMNS \
+	"	current_variance REAL NOT NULL, -- of current as an estimate, bytes^2; 0: not sampled (meta.sample)\n" \
+	"	peak_variance REAL NOT NULL" /* so is this */
 
-static const char snapshot_domain_sql[] =
-	"CREATE TABLE snapshot_domain ( -- totals of every domain of a snapshot; they are never summed\n"
-	"	snapshot INTEGER NOT NULL REFERENCES snapshot(id),\n"
-	"	domain INTEGER NOT NULL, -- address space of an allocator, as in tracemalloc\n"
-	TOTALS_COLUMNS ", -- calls that returned no block\n"
-	"	PRIMARY KEY (snapshot, domain)\n"
-	") STRICT, WITHOUT ROWID";
+#define SNAPSHOT_TABLE(end_of_totals) \
+	"CREATE TABLE snapshot ( -- the tracer's tables at one moment; totals: of the lowest domain\n" \
+	"	id INTEGER PRIMARY KEY,\n" \
+	"	name TEXT NOT NULL UNIQUE, -- end, peak, exec-1, or what the user gave\n" \
+	"	time INTEGER NOT NULL, -- nanoseconds since the trace began\n" \
+	TOTALS_COLUMNS end_of_totals \
+	") STRICT"
 
-static const char statistic_sql[] =
-	"CREATE TABLE statistic ( -- who held how much when the snapshot was taken\n"
-	"	snapshot INTEGER NOT NULL REFERENCES snapshot(id),\n"
-	"	domain INTEGER NOT NULL,\n"
-	"	tid INTEGER NOT NULL, -- the thread that allocated\n"
-	"	traceback INTEGER NOT NULL REFERENCES traceback(id),\n"
-	"	size INTEGER NOT NULL, -- bytes\n"
-	"	count INTEGER NOT NULL, -- blocks\n"
-	"	PRIMARY KEY (snapshot, domain, tid, traceback)\n"
-	") STRICT, WITHOUT ROWID";
+static const char snapshot_sql[] = SNAPSHOT_TABLE(
+	", -- calls that returned no block\n"
+	VARIANCE_COLUMNS " -- of peak\n");
+
+static const char snapshot_sql_1[] = SNAPSHOT_TABLE(" -- calls that returned no block\n");
+
+#define SNAPSHOT_DOMAIN_TABLE(end_of_totals) \
+	"CREATE TABLE snapshot_domain ( -- totals of every domain of a snapshot; they are never summed\n" \
+	"	snapshot INTEGER NOT NULL REFERENCES snapshot(id),\n" \
+	"	domain INTEGER NOT NULL, -- address space of an allocator, as in tracemalloc\n" \
+	TOTALS_COLUMNS ", -- calls that returned no block\n" \
+	end_of_totals \
+	"	PRIMARY KEY (snapshot, domain)\n" \
+	") STRICT, WITHOUT ROWID"
+
+static const char snapshot_domain_sql[] = SNAPSHOT_DOMAIN_TABLE(VARIANCE_COLUMNS ", -- of peak\n");
+
+static const char snapshot_domain_sql_1[] = SNAPSHOT_DOMAIN_TABLE("");
+
+#define STATISTIC_TABLE(variance) \
+	"CREATE TABLE statistic ( -- who held how much when the snapshot was taken\n" \
+	"	snapshot INTEGER NOT NULL REFERENCES snapshot(id),\n" \
+	"	domain INTEGER NOT NULL,\n" \
+	"	tid INTEGER NOT NULL, -- the thread that allocated\n" \
+	"	traceback INTEGER NOT NULL REFERENCES traceback(id),\n" \
+	"	size INTEGER NOT NULL, -- bytes\n" \
+	"	count INTEGER NOT NULL, -- blocks\n" \
+	variance \
+	"	PRIMARY KEY (snapshot, domain, tid, traceback)\n" \
+	") STRICT, WITHOUT ROWID"
+
+static const char statistic_sql[] = STATISTIC_TABLE(
+	"	size_variance REAL NOT NULL, -- of size as an estimate, bytes^2; they add up; 0: not sampled\n");
+
+static const char statistic_sql_1[] = STATISTIC_TABLE("");
 
 static const char block_sql[] =
 	"CREATE TABLE block ( -- every live block, for snapshots that keep them\n"
@@ -146,11 +167,17 @@ static const char top_sql[] =
 /* clang-format on */
 
 const struct tm_schema_object tm_schema[] = {
-	{"meta", true, meta_sql},	    {"module", true, module_sql},
-	{"frame", true, frame_sql},	    {"traceback", true, traceback_sql},
-	{"snapshot", true, snapshot_sql},   {"snapshot_domain", true, snapshot_domain_sql},
-	{"statistic", true, statistic_sql}, {"block", true, block_sql},
-	{"timeline", true, timeline_sql},   {"thread", true, thread_sql},
-	{"owner", false, owner_sql},	    {"top", false, top_sql},
+	{"meta", true, meta_sql, NULL},
+	{"module", true, module_sql, NULL},
+	{"frame", true, frame_sql, NULL},
+	{"traceback", true, traceback_sql, NULL},
+	{"snapshot", true, snapshot_sql, snapshot_sql_1},
+	{"snapshot_domain", true, snapshot_domain_sql, snapshot_domain_sql_1},
+	{"statistic", true, statistic_sql, statistic_sql_1},
+	{"block", true, block_sql, NULL},
+	{"timeline", true, timeline_sql, NULL},
+	{"thread", true, thread_sql, NULL},
+	{"owner", false, owner_sql, NULL},
+	{"top", false, top_sql, NULL},
 };
 const size_t tm_schema_count = TM_ARRAY_SIZE(tm_schema);

@@ -28,11 +28,12 @@ static const char *const statement_texts[TM_WRITER_STATEMENTS] = {
 	[TM_PUT_TRACEBACK] = "INSERT INTO traceback VALUES (?, ?, ?, ?, ?, ?)",
 	[TM_PUT_THREAD] = "INSERT OR REPLACE INTO thread VALUES (?, ?, ?, ?)",
 	[TM_PUT_SAMPLE] = "INSERT OR REPLACE INTO timeline VALUES (?, ?, ?, ?)",
-	[TM_PUT_SNAPSHOT] = "INSERT INTO snapshot (name, time, " TM_TOTALS_COLUMNS
-			    ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-	[TM_PUT_SNAPSHOT_DOMAIN] = "INSERT INTO snapshot_domain (snapshot, domain, " TM_TOTALS_COLUMNS
-				   ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-	[TM_PUT_STATISTIC] = "INSERT INTO statistic VALUES (?, ?, ?, ?, ?, ?)",
+	[TM_PUT_SNAPSHOT] = "INSERT INTO snapshot (name, time, " TM_TOTALS_COLUMNS ", " TM_VARIANCE_COLUMNS
+			    ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	[TM_PUT_SNAPSHOT_DOMAIN] =
+		"INSERT INTO snapshot_domain (snapshot, domain, " TM_TOTALS_COLUMNS ", " TM_VARIANCE_COLUMNS
+		") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	[TM_PUT_STATISTIC] = "INSERT INTO statistic VALUES (?, ?, ?, ?, ?, ?, ?)",
 	[TM_PUT_BLOCK] = "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?, ?)",
 	[TM_DROP_SNAPSHOT_DOMAINS] = "DELETE FROM snapshot_domain" OF_SNAPSHOT,
 	[TM_DROP_STATISTICS] = "DELETE FROM statistic" OF_SNAPSHOT,

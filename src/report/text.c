@@ -1,6 +1,7 @@
 #include "report/render.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,16 @@ static void put_size(FILE *out, uint64_t size)
 	char text[SIZE_TEXT];
 
 	fputs(tm_format_size((double)size, false, text), out);
+}
+
+/* A sum of bytes; a sampled one with its standard error. */
+static void put_sum(FILE *out, const struct tm_report_view *view, uint64_t size, double variance)
+{
+	char text[SIZE_TEXT];
+
+	put_size(out, size);
+	if (view->sample)
+		fprintf(out, " \xc2\xb1 %s", tm_format_size(sqrt(variance), false, text));
 }
 
 static const char *meta_or(const struct tm_report *report, const char *key, const char *otherwise)
@@ -107,6 +118,15 @@ static void put_snapshot_names(FILE *out, const struct tm_report_view *view)
 		fputs(", peak, end\n", out);
 }
 
+static void put_sample(FILE *out, const struct tm_report_view *view)
+{
+	if (!view->sample)
+		return;
+	fputs("sampled: one in about ", out);
+	put_size(out, view->sample);
+	fputs("; numbers are estimates, \xc2\xb1 one standard error\n", out);
+}
+
 static void put_header(FILE *out, const struct tm_report *report, const struct tm_report_view *view)
 {
 	const char *duration = tm_report_meta(report, "duration_ns");
@@ -124,9 +144,18 @@ static void put_header(FILE *out, const struct tm_report *report, const struct t
 	if (duration)
 		fprintf(out, " after %.1f s", seconds(strtoull(duration, NULL, 10)));
 	fputc('\n', out);
+	put_sample(out, view);
 	put_snapshot_names(out, view);
 	put_snapshot(out, view);
 }
+
+/* The groups of one domain, as they are listed. */
+struct listing {
+	const struct tm_report_view *view;
+	const struct tm_render_options *options;
+	struct tm_statistics statistics;
+	struct tm_statistics functions; /* to tell what a module without lines is made of */
+};
 
 static const char *const group_titles[] = {
 	[TM_GROUP_LINENO] = "lines",	   [TM_GROUP_FILENAME] = "files", [TM_GROUP_TRACEBACK] = "tracebacks",
@@ -143,12 +172,12 @@ static void put_title(FILE *out, const struct tm_render_options *options)
 }
 
 /* Statistic.__str__ behind the traceback. */
-static void put_numbers(FILE *out, const struct tm_statistic *statistic)
+static void put_numbers(FILE *out, const struct tm_report_view *view, const struct tm_statistic *statistic)
 {
 	char text[SIZE_TEXT];
 
 	fputs("size=", out);
-	put_size(out, statistic->size);
+	put_sum(out, view, statistic->size, statistic->size_variance);
 	fprintf(out, ", count=%" PRIu64, statistic->count);
 	if (statistic->count)
 		fprintf(out, ", average=%s",
@@ -255,11 +284,13 @@ static void put_functions_of(FILE *out, const struct tm_statistics *functions, c
 	fputs(count ? "\n" : "", out);
 }
 
-static void put_statistic(FILE *out, const struct tm_statistic *statistic,
-			  const struct tm_statistics *functions, enum tm_group_by group_by, size_t rank)
+static void put_statistic(FILE *out, const struct listing *listing, size_t index)
 {
-	put_key(out, statistic, group_by, rank);
-	put_numbers(out, statistic);
+	const struct tm_statistic *statistic = &listing->statistics.items[index];
+	enum tm_group_by group_by = listing->options->group_by;
+
+	put_key(out, statistic, group_by, index + 1);
+	put_numbers(out, listing->view, statistic);
 	if (group_by == TM_GROUP_TRACEBACK)
 		put_traceback(out, statistic);
 	if (group_by != TM_GROUP_LINENO)
@@ -267,43 +298,63 @@ static void put_statistic(FILE *out, const struct tm_statistic *statistic,
 	if (statistic->frames[0]->lineno)
 		put_source(out, statistic->frames[0]);
 	else
-		put_functions_of(out, functions, statistic->frames[0]->filename);
+		put_functions_of(out, &listing->functions, statistic->frames[0]->filename);
 }
 
-static void put_rest(FILE *out, const struct tm_statistics *statistics, size_t shown,
-		     const struct tm_report_view *view)
+static void put_other(FILE *out, const struct listing *listing, size_t shown)
 {
-	uint64_t other = 0, total = 0;
+	const struct tm_statistics *statistics = &listing->statistics;
+	uint64_t size = 0;
+	double variance = 0;
 
-	for (size_t i = shown; i < statistics->count; i++)
-		other += statistics->items[i].size;
-	for (size_t i = 0; i < view->trace_count; i++)
-		total += view->traces[i].size;
-	if (statistics->count > shown) {
-		fprintf(out, "%zu other: ", statistics->count - shown);
-		put_size(out, other);
-		fputc('\n', out);
+	if (statistics->count <= shown)
+		return;
+	for (size_t i = shown; i < statistics->count; i++) {
+		size += statistics->items[i].size;
+		variance += statistics->items[i].size_variance;
 	}
-	fputs("Total allocated size: ", out);
-	put_size(out, total);
+	fprintf(out, "%zu other: ", statistics->count - shown);
+	put_sum(out, listing->view, size, variance);
 	fputc('\n', out);
 }
 
-static void put_bytes_in_blocks(FILE *out, const char *title, uint64_t size, uint64_t blocks)
+static void put_sum_of_traces(FILE *out, const struct tm_report_view *view)
 {
-	fputs(title, out);
-	put_size(out, size);
-	fprintf(out, " in %" PRIu64 " blocks\n", blocks);
+	uint64_t size = 0;
+	double variance = 0;
+
+	for (size_t i = 0; i < view->trace_count; i++) {
+		size += view->traces[i].size;
+		variance += view->traces[i].size_variance;
+	}
+	fputs("Total allocated size: ", out);
+	put_sum(out, view, size, variance);
+	fputc('\n', out);
 }
 
-static void put_totals(FILE *out, const struct tm_totals *totals)
+static void put_frees(FILE *out, const struct tm_report_view *view)
 {
-	put_bytes_in_blocks(out, "current:      ", totals->current, totals->blocks);
-	put_bytes_in_blocks(out, "peak:         ", totals->peak, totals->peak_blocks);
+	const struct tm_totals *totals = &view->totals.totals;
+
+	fprintf(out, "frees:        %" PRIu64, totals->frees);
+	if (!view->sample) /* a sample does not tell them */
+		fprintf(out, ", and %" PRIu64 " of blocks from before the trace", totals->unknown_frees);
+	fputc('\n', out);
+}
+
+static void put_totals(FILE *out, const struct tm_report_view *view)
+{
+	const struct tm_totals *totals = &view->totals.totals;
+
+	fputs("current:      ", out);
+	put_sum(out, view, totals->current, totals->current_variance);
+	fprintf(out, " in %" PRIu64 " blocks\npeak:         ", totals->blocks);
+	put_sum(out, view, totals->peak, totals->peak_variance);
+	fprintf(out, " in %" PRIu64 " blocks\n", totals->peak_blocks);
 	fprintf(out, "allocations:  %" PRIu64 " (", totals->allocations);
 	put_size(out, totals->allocated);
-	fprintf(out, ")\nfrees:        %" PRIu64 ", and %" PRIu64 " of blocks from before the trace\n",
-		totals->frees, totals->unknown_frees);
+	fputs(")\n", out);
+	put_frees(out, view);
 	fprintf(out, "failed:       %" PRIu64 "\n", totals->failed);
 }
 
@@ -336,16 +387,16 @@ static void put_fp_frames(FILE *out, const struct tm_report *report)
 		fprintf(out, "no CFI:       %s frames passed by the frame pointer\n", count);
 }
 
-static void put_groups(FILE *out, const struct tm_report_view *view, const struct tm_render_options *options,
-		       const struct tm_statistics *statistics, const struct tm_statistics *functions)
+static void put_groups(FILE *out, const struct listing *listing)
 {
-	size_t shown =
-		options->limit && options->limit < statistics->count ? options->limit : statistics->count;
+	size_t limit = listing->options->limit, count = listing->statistics.count;
+	size_t shown = limit && limit < count ? limit : count;
 
-	put_title(out, options);
+	put_title(out, listing->options);
 	for (size_t i = 0; i < shown; i++)
-		put_statistic(out, &statistics->items[i], functions, options->group_by, i + 1);
-	put_rest(out, statistics, shown, view);
+		put_statistic(out, listing, i);
+	put_other(out, listing, shown);
+	put_sum_of_traces(out, listing->view);
 }
 
 static void put_domain_name(FILE *out, const struct tm_report *report, uint32_t domain)
@@ -364,21 +415,21 @@ static void put_domain_name(FILE *out, const struct tm_report *report, uint32_t 
 static struct tm_error *put_domain(FILE *out, const struct tm_report_view *view,
 				   const struct tm_render_options *options)
 {
-	struct tm_statistics statistics, functions = {0};
+	struct listing listing = {.view = view, .options = options};
 	struct tm_error *err = tm_statistics_compute(view->traces, view->trace_count, options->group_by,
-						     options->cumulative, &statistics);
+						     options->cumulative, &listing.statistics);
 
 	if (err)
 		return err;
 	if (options->group_by == TM_GROUP_LINENO)
 		err = tm_statistics_compute(view->traces, view->trace_count, TM_GROUP_FUNCTION,
-					    options->cumulative, &functions);
+					    options->cumulative, &listing.functions);
 	if (!err) {
-		put_groups(out, view, options, &statistics, &functions);
-		put_totals(out, &view->totals.totals);
-		tm_statistics_deinit(&functions);
+		put_groups(out, &listing);
+		put_totals(out, view);
+		tm_statistics_deinit(&listing.functions);
 	}
-	tm_statistics_deinit(&statistics);
+	tm_statistics_deinit(&listing.statistics);
 	return err;
 }
 

@@ -20,6 +20,8 @@ static void put_totals(struct tm_row *row, const struct tm_totals *totals)
 #define PUT(field) tm_row_put_u64(row, totals->field);
 	TM_TOTALS_FIELDS(PUT)
 #undef PUT
+	tm_row_put_double(row, totals->current_variance);
+	tm_row_put_double(row, totals->peak_variance);
 }
 
 static struct tm_totals lowest_domain_totals(const struct tm_snapshot *snapshot)
@@ -82,6 +84,7 @@ static struct tm_error *put_statistics(struct tm_report_writer *writer, const st
 		tm_row_put_u64(&row, traceback);
 		tm_row_put_u64(&row, statistic->size);
 		tm_row_put_u64(&row, statistic->count);
+		tm_row_put_double(&row, statistic->size_variance);
 		err = tm_writer_put(writer, &row);
 	}
 	return err;

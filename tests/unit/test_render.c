@@ -135,6 +135,42 @@ Test(render, traceback_text_is_most_recent_first)
 		    "Total");
 }
 
+/* One in about 1000 bytes: make's two blocks of 1000 bytes stand for 1582 each, strdup's 200 for 1103. */
+static void write_sampled(void)
+{
+	struct sample sample = sample_create();
+	uint32_t make = sample_traceback(&sample, make_frames, 3, 3, TM_CUT_NONE);
+	uint32_t copy = sample_traceback(&sample, strdup_frames, 3, 3, TM_CUT_NONE);
+	struct tm_report_writer *writer;
+
+	tm_tracer_sample(sample.tracer, 1000);
+	sample_allocate(&sample, 100, make, 1000);
+	sample_allocate(&sample, 100, make, 1000);
+	sample_allocate(&sample, 100, copy, 200);
+	must(tm_report_writer_create(folder.file, true, &writer));
+	must(tm_report_writer_meta_u64(writer, "sample", 1000));
+	must(sample_save(&sample, writer, TM_SNAPSHOT_LIVE, "end", true));
+	must(tm_report_writer_close(writer));
+	sample_destroy(&sample);
+}
+
+Test(render, sampled_text_tells_the_standard_error)
+{
+	struct tm_render_options options = {.limit = 1};
+
+	write_sampled();
+	expect_part(
+		render(tm_render_text, "end", &options),
+		"\nsampled: one in about 1000 B; numbers are estimates, \xc2\xb1 one standard error\nTop 1");
+	expect_part(render(tm_render_text, "end", &options),
+		    "/src/make.c:3: size=3164 B \xc2\xb1 1357 B, count=");
+	expect_part(render(tm_render_text, "end", &options),
+		    "\n1 other: 1103 B \xc2\xb1 998 B\nTotal allocated size: 4267 B \xc2\xb1 1685 B\n"
+		    "current:      4267 B \xc2\xb1 1685 B in ");
+	expect_part(render(tm_render_text, "end", &options), "\npeak:         4267 B \xc2\xb1 1685 B in ");
+	expect_part(render(tm_render_text, "end", &options), "\nfrees:        0\nfailed:");
+}
+
 static const struct {
 	enum tm_group_by group_by;
 	const char *part;
@@ -240,6 +276,26 @@ Test(render, json_has_designs_members)
 		"'/src/make.c', 'lineno': 3, 'function': 'make', 'module': '/bin/app', 'offset': 0x30, "
 		"'source': "
 		"'return malloc(size);'}]}");
+}
+
+Test(render, sampled_json_has_standard_errors)
+{
+	char *text;
+
+	write_sampled();
+	text = render(tm_render_json, "end", &(struct tm_render_options){0});
+	expect_json(text,
+		    "d['sample'] == 1000 and [(s['size'], s['size_error']) for s in d['statistics']] == "
+		    "[(3164, 1357), (1103, 998)] and all((t['current'], t['size_error'], "
+		    "t['peak_error']) == (4267, 1685, 1685) for t in [d['totals']] + d['domains'])");
+	free(text);
+}
+
+Test(render, exact_numbers_have_no_error)
+{
+	expect_json_of(sample_typical(), "end", (struct tm_render_options){0},
+		       "'sample' not in d and not any('error' in key for o in [d['totals'], *d['domains'], "
+		       "*d['statistics']] for key in o)");
 }
 
 Test(render, json_tracebacks_tell_why_they_end)

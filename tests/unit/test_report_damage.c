@@ -69,7 +69,7 @@ Test(report_damage, newer_version_names_the_cure)
 	struct tm_report *report;
 
 	write_typical();
-	change("PRAGMA user_version = 2");
+	change("PRAGMA user_version = 3");
 	expect_error(tm_report_open(folder.file, &report), TM_ERROR_BAD_FORMAT, "use a newer tmtrace");
 }
 
@@ -105,6 +105,11 @@ static const char *const damages[] = {
 	"UPDATE frame SET lineno = 1 << 40",
 	"UPDATE statistic SET size = -1",
 	"UPDATE statistic SET count = -1",
+	"UPDATE statistic SET size_variance = -1",
+	"UPDATE statistic SET size_variance = 9e999",
+	"UPDATE snapshot_domain SET current_variance = -1",
+	"UPDATE snapshot_domain SET peak_variance = 9e999",
+	"PRAGMA user_version = 1",
 	"UPDATE statistic SET tid = 1 << 40 WHERE tid = 200",
 	"UPDATE statistic SET traceback = 0 WHERE tid = 200",
 	"DROP TABLE thread",

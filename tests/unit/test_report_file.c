@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "report/report_schema.h"
 #include "support/report_sample.h"
 
 static struct sample_folder folder;
@@ -278,6 +279,82 @@ Test(report_file, peak_has_the_bytes_of_the_peak)
 	cr_expect_eq(size, opened.view.totals.totals.peak);
 	cr_expect_eq(opened.view.time, 7 * MS);
 	cr_expect_str_eq(opened.view.snapshot_name, "peak");
+	tm_report_close(opened.report);
+}
+
+/* Blocks of a sample, one in about 1000 bytes. */
+static struct sample sample_of_sample(void)
+{
+	struct sample sample = sample_create();
+
+	tm_tracer_sample(sample.tracer, 1000);
+	sample_allocate(&sample, 100, sample_traceback(&sample, make_frames, 3, 3, TM_CUT_NONE), 700);
+	cr_assert(tm_tracer_untrack(sample.tracer, 0, sample_allocate(&sample, 200, 1, 300)));
+	return sample;
+}
+
+Test(report_file, variances_come_back)
+{
+	struct sample sample = sample_of_sample();
+	struct tm_totals totals = tm_tracer_totals(sample.tracer, 0);
+	struct tm_report_writer *writer;
+	struct opened opened;
+
+	sample_write(&sample, folder.file);
+	opened = load("end");
+	cr_expect_eq(opened.view.sample, 0);
+	cr_assert_eq(opened.view.trace_count, 1);
+	cr_expect_eq(opened.view.traces[0].size_variance, totals.current_variance);
+	cr_expect_eq(opened.view.domains[0].totals.current_variance, totals.current_variance);
+	cr_expect_eq(opened.view.totals.totals.peak_variance, totals.peak_variance);
+	cr_expect_gt(totals.peak_variance, totals.current_variance);
+	tm_report_close(opened.report);
+	must(tm_report_writer_create(folder.file, true, &writer));
+	must(tm_report_writer_meta_u64(writer, "sample", 1000));
+	must(sample_save(&sample, writer, TM_SNAPSHOT_PEAK, "peak", true));
+	must(tm_report_writer_close(writer));
+	opened = load("peak");
+	cr_expect_eq(opened.view.sample, 1000);
+	cr_assert_eq(opened.view.trace_count, 2);
+	cr_expect_float_eq(opened.view.traces[0].size_variance + opened.view.traces[1].size_variance,
+			   totals.peak_variance, 1);
+	tm_report_close(opened.report);
+	sample_destroy(&sample);
+}
+
+/* Makes of the file one of version 1: it had no variances. */
+static void make_version_1(void)
+{
+	change("ALTER TABLE snapshot DROP COLUMN current_variance;"
+	       "ALTER TABLE snapshot DROP COLUMN peak_variance;"
+	       "ALTER TABLE snapshot_domain DROP COLUMN current_variance;"
+	       "ALTER TABLE snapshot_domain DROP COLUMN peak_variance;"
+	       "ALTER TABLE statistic DROP COLUMN size_variance;"
+	       "PRAGMA user_version = 1");
+	for (size_t i = 0; i < tm_schema_count; i++) {
+		const char *text = tm_schema[i].sql_of_version_1;
+		char *sql = sqlite3_mprintf("PRAGMA writable_schema = ON;"
+					    "UPDATE sqlite_schema SET sql = %Q WHERE name = %Q",
+					    text, tm_schema[i].name);
+
+		if (text)
+			change(sql);
+		sqlite3_free(sql);
+	}
+}
+
+Test(report_file, version_1_is_read)
+{
+	struct opened opened;
+
+	write_typical();
+	make_version_1();
+	opened = load("end");
+	cr_expect_eq(opened.view.totals.totals.current, 1700);
+	cr_expect_eq(opened.view.totals.totals.failed, 1);
+	cr_expect_eq(opened.view.totals.totals.peak_variance, 0);
+	cr_assert_eq(opened.view.trace_count, 3);
+	cr_expect_eq(find_trace(&opened.view, 200, 500)->size_variance, 0);
 	tm_report_close(opened.report);
 }
 
