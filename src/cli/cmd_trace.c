@@ -111,7 +111,35 @@ static bool parse_seconds(const char *text, uint64_t *ns)
 	return true;
 }
 
-enum { OPTION_SKIP = 256, OPTION_LIMIT, OPTION_DOMAIN, OPTION_PROBE, OPTION_WITHIN, OPTION_EXACT };
+/* "524288", "512K": K, M and G are KiB, MiB and GiB. From 1 to INT64_MAX, as a report's numbers are. */
+static bool parse_bytes(const char *text, uint64_t *bytes)
+{
+	static const char units[] = "KMG";
+	const char *unit;
+	unsigned shift;
+	char *end;
+
+	errno = 0;
+	*bytes = strtoull(text, &end, 10);
+	unit = *end ? strchr(units, *end) : NULL;
+	shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+	end += unit != NULL;
+	if (text[0] < '0' || text[0] > '9' || *end || errno || !*bytes ||
+	    *bytes > (uint64_t)INT64_MAX >> shift)
+		return false;
+	*bytes <<= shift;
+	return true;
+}
+
+enum {
+	OPTION_SKIP = 256,
+	OPTION_LIMIT,
+	OPTION_DOMAIN,
+	OPTION_PROBE,
+	OPTION_WITHIN,
+	OPTION_EXACT,
+	OPTION_SAMPLE
+};
 
 static const struct option options[] = {
 	{"attach", required_argument, NULL, 'a'},
@@ -123,6 +151,7 @@ static const struct option options[] = {
 	{"probe", required_argument, NULL, OPTION_PROBE},
 	{"within", required_argument, NULL, OPTION_WITHIN},
 	{"exact", no_argument, NULL, OPTION_EXACT},
+	{"sample", required_argument, NULL, OPTION_SAMPLE},
 	{"skip", required_argument, NULL, OPTION_SKIP},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
 	{"quiet", no_argument, NULL, 'q'},
@@ -199,6 +228,13 @@ static int take_option(struct trace *trace, int option)
 	case OPTION_EXACT:
 		trace->session.exact = true;
 		return 0;
+	case OPTION_SAMPLE:
+		if (!parse_bytes(optarg, &trace->session.sample))
+			return usage_error(
+				"--sample wants a number of bytes, 1 or more (K, M, G: KiB, MiB, GiB), not "
+				"\"%s\"",
+				optarg);
+		return 0;
 	case OPTION_SKIP:
 		return tm_vector_push(&trace->skip, optarg) ? 0 : usage_error("out of memory");
 	case OPTION_LIMIT:
@@ -216,6 +252,20 @@ static int take_option(struct trace *trace, int option)
 		fputs("Try `tmtrace --help`.\n", stderr); /* getopt has said what is wrong */
 		return TM_EXIT_ERROR;
 	}
+}
+
+/* Only the recorder of native pads draws samples. Goes behind what else decides on the domain. */
+static int check_sample(struct trace *trace)
+{
+	if (!trace->session.sample)
+		return 0;
+	if (trace->session.domain == TM_SESSION_PYTHON || trace->session.domain == TM_SESSION_BOTH)
+		return usage_error("--sample needs pads that record native allocations: --domain python or "
+				   "both has none");
+	if (trace->session.probe == TM_SESSION_PROBE_BREAKPOINT)
+		return usage_error("--sample needs pads that record: it does not go with --probe breakpoint");
+	trace->session.domain = TM_SESSION_NATIVE;
+	return 0;
 }
 
 static int parse(struct trace *trace, int argc, char **argv)
@@ -241,6 +291,9 @@ static int parse(struct trace *trace, int argc, char **argv)
 		return usage_error("--exact is about Python objects: it goes with --domain python or both");
 	if (trace->session.exact && trace->session.domain == TM_SESSION_RECOGNISE)
 		trace->session.domain = TM_SESSION_PYTHON;
+	status = check_sample(trace);
+	if (status)
+		return status;
 	trace->session.argv = argv + optind;
 	trace->session.skip = trace->skip.items;
 	trace->session.skip_count = trace->skip.count;

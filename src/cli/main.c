@@ -28,6 +28,8 @@ static const char help[] =
 	"                       the stack, and the frees of it (globs)\n"
 	"      --exact          python up to 3.12: also blocks that a free list hands out again go to their\n"
 	"                       new line (always from 3.13); slower\n"
+	"      --sample BYTES   for production: see only a sample of the native allocations, one in about so\n"
+	"                       many bytes (512K, 1M), and estimate the numbers from it\n"
 	"      --skip GLOB      functions whose names match are allocator wrappers: they own no line;\n"
 	"                       may be given several times\n"
 	"      --limit N        lines that are printed at the end [10]\n"

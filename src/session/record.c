@@ -122,7 +122,11 @@ struct tm_error *tm_record_start(struct tm_session *session)
 		{"version", TM_VERSION},
 		{"skip", skip.text},
 	};
+	const struct number_fact sample = {"sample", session->config->sample};
+
 	err = write_texts(session->writer, facts, TM_ARRAY_SIZE(facts));
+	if (!err && sample.value)
+		err = write_numbers(session->writer, &sample, 1);
 	if (!err)
 		err = write_domain(session);
 	return err ? err : write_program(session);

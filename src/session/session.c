@@ -217,8 +217,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 
 static struct tm_error *next_stop(struct tm_session *session, struct tm_stop *stop)
 {
-	return tm_records_on(session) ? read_and_poll(session, stop)
-					  : tm_target_wait(session->target, stop);
+	return tm_records_on(session) ? read_and_poll(session, stop) : tm_target_wait(session->target, stop);
 }
 
 static struct tm_error *loop(struct tm_session *session)
@@ -307,6 +306,8 @@ static struct tm_error *prepare(struct tm_session *session)
 		guess_comm(session);
 	}
 	err = tm_tracer_create(&session->tracer);
+	if (!err)
+		tm_tracer_sample(session->tracer, session->config->sample);
 	if (!err)
 		err = tm_session_within_create(session);
 	if (!err && session->config->attach_pid)
