@@ -55,8 +55,9 @@ struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *m
 /* Behind the last module that was loaded: arms the functions that do no more than call others of them. */
 struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe);
 
-/* Pads are to record from now on, in modules that are not armed yet. */
-void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording);
+/* Pads are to record from now on, in modules that are not armed yet. `only`: a function that cannot have one is not traced,
+   and that is said. */
+void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording, bool only);
 
 /* A pad at the dynamic linker's _dl_debug_state tells when its list has changed (TM_RECORD_LOADER). All threads stand
    still. */

@@ -150,6 +150,8 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function,
 /* A symbol that names a place inside another function's first instructions. */
 static struct tm_error *insert_entry(struct tm_probe *probe, uint64_t address)
 {
+	if (probe->only_records)
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "it cannot have a pad that records (-v says why)");
 	if (probe->config.patches && tm_patches_cover(probe->config.patches, address))
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "it begins inside the jump that another function begins with now");

@@ -44,6 +44,7 @@ struct tm_probe {
 	struct tm_vector(struct tm_deferred) deferred;
 	struct tm_vector(struct tm_deferred) names; /* every function by every name that it has */
 	struct tm_vector(const struct tm_allocator *) recorded_rows; /* by number, also of functions that are gone */
+	bool only_records; /* no function stops */
 	size_t recorded_count;
 	size_t unrecorded; /* functions that keep breakpoints where others record */
 	struct tm_resize *resizes[TM_RINGS]; /* that have begun in a ring, the last one first */

@@ -212,9 +212,10 @@ struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const st
 
 /* ---- whether there are any ---- */
 
-void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording)
+void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording, bool only)
 {
 	probe->config.recording = recording;
+	probe->only_records = only;
 }
 
 size_t tm_probe_recorded_count(const struct tm_probe *probe)

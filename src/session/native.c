@@ -74,11 +74,13 @@ static struct tm_error *install(struct tm_session *session)
 	err = tm_records_install(session, &no_interpreter);
 	if (!err)
 		err = add_cfi(session);
+	if (!err)
+		err = tm_recording_sample(session->recording, session->config->sample);
 	if (err) {
 		tm_native_destroy(session->native);
 		session->native = NULL;
 	} else {
-		tm_probe_use_recording(session->probe, session->recording);
+		tm_probe_use_recording(session->probe, session->recording, session->config->sample != 0);
 	}
 	return err;
 }
@@ -87,6 +89,12 @@ bool tm_native_may_record(const struct tm_session *session)
 {
 	return (session->traced == TM_SESSION_NATIVE || session->traced == TM_SESSION_RECOGNISE) &&
 	       !session->native_refused && session->config->probe != TM_SESSION_PROBE_BREAKPOINT && !session->within;
+}
+
+/* Is there nothing else that would do? Breakpoints draw no samples. */
+static bool wants_pads(const struct tm_session *session)
+{
+	return session->config->probe == TM_SESSION_PROBE_PAD || session->config->sample;
 }
 
 struct tm_error *tm_native_prepare(struct tm_session *session)
@@ -98,7 +106,7 @@ struct tm_error *tm_native_prepare(struct tm_session *session)
 	if (!tm_native_may_record(session) || session->traced != TM_SESSION_NATIVE || session->native)
 		return NULL;
 	err = install(session);
-	if (!err || session->config->probe == TM_SESSION_PROBE_PAD || err->code == TM_ERROR_NO_PROCESS)
+	if (!err || wants_pads(session) || err->code == TM_ERROR_NO_PROCESS)
 		return err;
 	session->native_refused = true;
 	reason = err;
@@ -112,7 +120,7 @@ static struct tm_error *give_up(struct tm_session *session)
 {
 	struct tm_error *err;
 
-	if (session->config->probe == TM_SESSION_PROBE_PAD)
+	if (wants_pads(session))
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "no allocator function of process %d can have a pad that records (-v says why)",
 				       session->info.pid);
@@ -146,7 +154,7 @@ void tm_native_reset(struct tm_session *session)
 	if (!session->native)
 		return;
 	tm_cfi_forget_code(session->cfi);
-	tm_probe_use_recording(session->probe, NULL);
+	tm_probe_use_recording(session->probe, NULL, false);
 	tm_records_forget(session);
 	tm_native_destroy(session->native);
 	session->native = NULL;
