@@ -315,8 +315,12 @@ ENTRY void tm_native_resize(const uint64_t *words)
 		return;
 	stack = &writer.thread->stack;
 	drop_left_resize(&writer, cfa);
-	if (!stack->resize.cfa)
-		stack->resize = call_at(cfa, old);
+	if (!stack->resize.cfa) {
+		stack->resize.return_address = word_at(cfa - 8);
+		stack->resize.value = old;
+		stack->resize.stops = 0;
+		store(&stack->resize.cfa, cfa); /* last: a signal handler looks at the others where it is there */
+	}
 	put_block_word(&writer, TM_RECORD_NATIVE_RESIZE_BEGIN, 0, old);
 	end(&writer);
 }
