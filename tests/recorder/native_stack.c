@@ -102,10 +102,11 @@ static uint64_t rule_of(uint64_t pc)
 static size_t walk(const struct tm_record_native *record, uint64_t frames[NATIVE_DEPTH])
 {
 	uint64_t inner[NATIVE_DEPTH + 3], pc = record->words[TM_RECORD_PC], cfa = record->words[TM_RECORD_SP];
+	uint64_t end = (cfa | (sizeof(struct native_stack) - 1)) + 1;
 	size_t count = 0, kept = 0;
 	bool in_call = false;
 
-	while (count < NATIVE_DEPTH + 2 && pc / APART != MAIN / APART) {
+	while (count < NATIVE_DEPTH + 2 && pc / APART != MAIN / APART && cfa + 8 * frame_words(pc) <= end) {
 		in_call = in_call || pc == PAD;
 		inner[count++] = pc;
 		cfa += 8 * frame_words(pc);
