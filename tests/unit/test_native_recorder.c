@@ -588,6 +588,25 @@ Test(native_recorder, a_frame_pointer_that_has_changed_is_seen)
 	}
 }
 
+/* The same frames at the same places: only the register, which B has kept, tells where C's CFA is. */
+Test(native_recorder, another_frame_pointer_of_the_call_is_seen)
+{
+	put_rule(C, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
+	for (unsigned distance = 0; distance < 2; distance++) {
+		uint64_t fp;
+
+		STACK(MAIN, A, D, C);
+		fp = scene.cfa + 8 * frame_words(C) - 16 + distance * 8 * frame_words(D);
+		push_frame(B);
+		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+		drain();
+		if (distance)
+			EXPECT_STACK(MAIN, A, C, B);
+		else
+			EXPECT_STACK(MAIN, A, D, C, B);
+	}
+}
+
 /* ---- what the tracer is asked for ---- */
 
 static void provide_rows(const struct tm_record_native *record)
