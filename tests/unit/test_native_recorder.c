@@ -1262,13 +1262,13 @@ static void end_stack_at_caller(const struct tm_record_native *record)
 		}
 }
 
-static __attribute__((noinline, noclone)) uint64_t call_pad(unsigned pad, uint64_t a, uint64_t b, uint64_t result)
+static __attribute__((noinline)) uint64_t call_pad(unsigned pad, uint64_t a, uint64_t b, uint64_t result)
 {
 	uint64_t got;
 
 	original_result = result;
 	got = pads[pad](a, b);
-	__asm__ volatile("");
+	__asm__ volatile("" ::: "memory");
 	return got;
 }
 
