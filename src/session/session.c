@@ -217,7 +217,8 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 
 static struct tm_error *next_stop(struct tm_session *session, struct tm_stop *stop)
 {
-	return tm_records_on(session) ? read_and_poll(session, stop) : tm_target_wait(session->target, stop);
+	return tm_records_on(session) ? read_and_poll(session, stop)
+					  : tm_target_wait(session->target, stop);
 }
 
 static struct tm_error *loop(struct tm_session *session)
