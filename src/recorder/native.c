@@ -291,7 +291,9 @@ ENTRY void tm_native_loader(void)
 
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
-	header = reserve(&writer, sizeof(*header), &position);
+	do
+		header = reserve(&writer, sizeof(*header), &position);
+	while (header && is_overtaken(&writer, header, position, sizeof(*header)));
 	if (header) {
 		commit(header, position, TM_RECORD_LOADER, TM_RECORD_LOOK, sizeof(*header));
 		tm_writer_wait_for_look(&writer, position + sizeof(*header));
@@ -712,15 +714,8 @@ ENTRY bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp)
 	return walked == WALKED || walked == INNER;
 }
 
-/* The tracer gets the caller's registers, and looks while the thread waits. */
-static void put_registers(struct writer *writer, const struct returned *call, unsigned kind,
-			  const struct kept_registers *kept)
+static void fill_registers(struct tm_record_native *record, const struct kept_registers *kept, uint64_t cfa)
 {
-	uint64_t position, bytes, cfa = cfa_of(call->words);
-	struct tm_record_native *record = put_call(writer, call, TM_RECORD_REGISTERS, &position, &bytes);
-
-	if (!record)
-		return;
 	record->kept = 0;
 	record->fresh = TM_RECORD_REGISTERS;
 	record->words[TM_RECORD_PC] = word_at(cfa - 8);
@@ -731,6 +726,21 @@ static void put_registers(struct writer *writer, const struct returned *call, un
 	record->words[TM_RECORD_R13] = kept->r13;
 	record->words[TM_RECORD_R14] = kept->r14;
 	record->words[TM_RECORD_R15] = kept->r15;
+}
+
+/* The tracer gets the caller's registers, and looks while the thread waits. */
+static void put_registers(struct writer *writer, const struct returned *call, unsigned kind,
+			  const struct kept_registers *kept)
+{
+	uint64_t position, bytes, cfa = cfa_of(call->words);
+	struct tm_record_native *record;
+
+	do {
+		record = put_call(writer, call, TM_RECORD_REGISTERS, &position, &bytes);
+		if (!record)
+			return;
+		fill_registers(record, kept, cfa);
+	} while (is_overtaken(writer, &record->header, position, bytes));
 	commit(&record->header, position, kind, TM_RECORD_LOOK | TM_RECORD_NO_FRAMES, bytes);
 	tm_writer_wait_for_look(writer, position + bytes);
 }

@@ -230,6 +230,20 @@ static inline struct tm_record_header *reserve(struct writer *writer, uint64_t s
 
 /* ---- records ---- */
 
+/*
+ * A record that waits for a look, before it is committed. A handler that has interrupted it since it was reserved, and has
+ * waited for a look of its own, was answered past it: the thread would take that for its own answer. Then the place is
+ * given up, and another one is to be reserved.
+ */
+static inline bool is_overtaken(const struct writer *writer, struct tm_record_header *header, uint64_t position,
+				uint64_t size)
+{
+	if (__builtin_expect(load(&writer->ring->looked) <= position, 1))
+		return false;
+	commit(header, position, TM_RECORD_FILLER, 0, size);
+	return true;
+}
+
 static inline uint64_t rounded(uint64_t size)
 {
 	return (size + TM_RECORD_UNIT - 1) & ~(uint64_t)(TM_RECORD_UNIT - 1);
