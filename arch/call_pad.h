@@ -45,9 +45,10 @@ struct tm_jump_range {
 	bool found; /* one leads there */
 };
 
-/* Does any jump or call with a displacement of 32 bits, at whatever byte of `code` (which stands at `address`), lead into
- * one of the ranges? Sets `found` of those, and leaves the others as they are. Bytes that only look like a jump count as
- * well. Jumps with 8 bits are not looked at. Where that cannot be told all are found. */
+/* Does any jump or call with a displacement of 32 bits, at whatever byte of `code` (which stands at
+ * `address`), lead into one of the ranges? Sets `found` of those, and leaves the others as they are. Bytes
+ * that only look like a jump count as well. Jumps with 8 bits are not looked at. Where that cannot be told
+ * all are found. */
 void tm_jumps_find(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
 		   struct tm_jump_range *ranges, size_t count);
 

@@ -69,10 +69,12 @@ bool tm_body_reaches(const struct tm_arch *arch, const uint8_t *bytes, size_t si
 	return outcome == REACHES;
 }
 
-bool tm_stub_slot(const struct tm_arch *arch, const uint8_t *bytes, size_t size, uint64_t address, uint64_t *slot)
+bool tm_stub_slot(const struct tm_arch *arch, const uint8_t *bytes, size_t size, uint64_t address,
+		  uint64_t *slot)
 {
 	static const uint8_t endbr64[] = {0xf3, 0x0f, 0x1e, 0xfa};
-	size_t at = size >= sizeof(endbr64) && memcmp(bytes, endbr64, sizeof(endbr64)) == 0 ? sizeof(endbr64) : 0;
+	size_t at =
+		size >= sizeof(endbr64) && memcmp(bytes, endbr64, sizeof(endbr64)) == 0 ? sizeof(endbr64) : 0;
 	struct tm_insn insn;
 
 	if (arch != &tm_arch_x86_64 || !tm_x86_64_decode(bytes + at, size - at, address + at, &insn) ||

@@ -4,13 +4,28 @@
 #include <assert.h>
 #include <string.h>
 
-/* The instructions of a pad: what stands in its code is taken to pieces by the same table that it is made by. */
+/* The instructions of a pad: what stands in its code is taken to pieces by the same table that it is made by.
+ */
 enum insn {
-	PUSH_RDI, PUSH_RSI, PUSH_RDX, PUSH_RCX, PUSH_R8, PUSH_R9, PUSH_WHAT, LOAD, COMPARE, TEST, SKIP, CALL, JUMP, DROP, RET
+	PUSH_RDI,
+	PUSH_RSI,
+	PUSH_RDX,
+	PUSH_RCX,
+	PUSH_R8,
+	PUSH_R9,
+	PUSH_WHAT,
+	LOAD,
+	COMPARE,
+	TEST,
+	SKIP,
+	CALL,
+	JUMP,
+	DROP,
+	RET
 };
 
 static const struct encoding {
-	uint8_t fixed, size;	/* bytes that are always the same, and all */
+	uint8_t fixed, size; /* bytes that are always the same, and all */
 	uint8_t bytes[4];
 	uint8_t argument; /* DWARF number of the register that is pushed */
 	bool pushes;	  /* a word */
@@ -21,14 +36,14 @@ static const struct encoding {
 	[PUSH_RCX] = {1, 1, {0x51}, 2, true},
 	[PUSH_R8] = {2, 2, {0x41, 0x50}, 8, true},
 	[PUSH_R9] = {2, 2, {0x41, 0x51}, 9, true},
-	[PUSH_WHAT] = {1, 5, {0x68}, 0, true},			   /* push $imm32 */
-	[LOAD] = {3, 7, {0x4c, 0x8b, 0x1d}, 0, false},		   /* mov disp32(%rip),%r11 */
-	[COMPARE] = {4, 4, {0x41, 0x83, 0x3b, 0}, 0, false},	   /* cmpl $0,(%r11) */
-	[TEST] = {3, 3, {0x48, 0x85, 0xff}, 0, false},		   /* test %rdi,%rdi */
-	[SKIP] = {1, 2, {0x74}, 0, false},			   /* je rel8 */
-	[CALL] = {2, 6, {0xff, 0x15}, 0, false},		   /* call *disp32(%rip) */
-	[JUMP] = {2, 6, {0xff, 0x25}, 0, false},		   /* jmp *disp32(%rip) */
-	[DROP] = {4, 5, {0x48, 0x8d, 0x64, 0x24}, 0, false},	   /* lea disp8(%rsp),%rsp */
+	[PUSH_WHAT] = {1, 5, {0x68}, 0, true},		     /* push $imm32 */
+	[LOAD] = {3, 7, {0x4c, 0x8b, 0x1d}, 0, false},	     /* mov disp32(%rip),%r11 */
+	[COMPARE] = {4, 4, {0x41, 0x83, 0x3b, 0}, 0, false}, /* cmpl $0,(%r11) */
+	[TEST] = {3, 3, {0x48, 0x85, 0xff}, 0, false},	     /* test %rdi,%rdi */
+	[SKIP] = {1, 2, {0x74}, 0, false},		     /* je rel8 */
+	[CALL] = {2, 6, {0xff, 0x15}, 0, false},	     /* call *disp32(%rip) */
+	[JUMP] = {2, 6, {0xff, 0x25}, 0, false},	     /* jmp *disp32(%rip) */
+	[DROP] = {4, 5, {0x48, 0x8d, 0x64, 0x24}, 0, false}, /* lea disp8(%rsp),%rsp */
 	[RET] = {1, 1, {0xc3}, 0, false},
 };
 
@@ -38,9 +53,9 @@ enum constant { ORIGINAL, ENABLED, ENTRY, LEAVE, CONSTANTS };
 struct draft {
 	struct tm_record_pad *pad;
 	struct {
-		size_t field; /* offset of a displacement, */
+		size_t field;		/* offset of a displacement, */
 		enum constant constant; /* and what it leads to */
-	} uses[CONSTANTS + 1]; /* the original twice */
+	} uses[CONSTANTS + 1];		/* the original twice */
 	size_t use_count;
 	size_t skips[2]; /* offsets behind jumps to the last instruction */
 	size_t skip_count;
@@ -83,11 +98,15 @@ static void land_skips(struct draft *draft)
 
 static void emit_constants(struct draft *draft, const struct tm_record_pad_plan *plan)
 {
-	const uint64_t values[] = {[ORIGINAL] = plan->original, [ENABLED] = plan->enabled, [ENTRY] = plan->entry, [LEAVE] = plan->leave};
+	const uint64_t values[] = {[ORIGINAL] = plan->original,
+				   [ENABLED] = plan->enabled,
+				   [ENTRY] = plan->entry,
+				   [LEAVE] = plan->leave};
 	size_t start = draft->pad->size;
 
 	for (size_t i = 0; i < draft->use_count; i++) {
-		size_t field = draft->uses[i].field, place = start + draft->uses[i].constant * sizeof(uint64_t);
+		size_t field = draft->uses[i].field,
+		       place = start + draft->uses[i].constant * sizeof(uint64_t);
 		uint32_t displacement = (uint32_t)(place - (field + sizeof(uint32_t)));
 
 		memcpy(draft->pad->code + field, &displacement, sizeof(displacement));
@@ -137,7 +156,8 @@ struct tm_error *tm_record_pad_make(const struct tm_arch *arch, const struct tm_
 	struct draft draft = {.pad = pad};
 
 	if (arch != &tm_arch_x86_64)
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "there are no pads that record for %s yet", arch->name);
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "there are no pads that record for %s yet",
+				       arch->name);
 	assert(plan->leave ? plan->argument_count >= 1 && plan->argument_count <= TM_RECORD_PAD_ARGUMENTS
 			   : plan->entry != 0);
 	*pad = (struct tm_record_pad){.original = plan->original};
@@ -198,7 +218,8 @@ static bool reads_constants(const uint8_t *code, size_t end, struct tm_record_pa
 
 		encoding = decode(code, end, at);
 		pad->words = (uint16_t)(pad->words + encoding->pushes);
-		if (encoding != &encodings[CALL] && encoding != &encodings[JUMP] && encoding != &encodings[LOAD])
+		if (encoding != &encodings[CALL] && encoding != &encodings[JUMP] &&
+		    encoding != &encodings[LOAD])
 			continue;
 		place = place_of(code, at, encoding) - end;
 		if (place >= constants || place % sizeof(uint64_t))
@@ -209,9 +230,11 @@ static bool reads_constants(const uint8_t *code, size_t end, struct tm_record_pa
 	return true;
 }
 
-bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size, struct tm_record_pad *pad)
+bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size,
+			 struct tm_record_pad *pad)
 {
-	size_t end = arch == &tm_arch_x86_64 ? find_end(code, size) : 0, whole = end + CONSTANTS * sizeof(uint64_t);
+	size_t end = arch == &tm_arch_x86_64 ? find_end(code, size) : 0,
+	       whole = end + CONSTANTS * sizeof(uint64_t);
 
 	*pad = (struct tm_record_pad){0};
 	if (!end || whole > size || whole > sizeof(pad->code) || !reads_constants(code, end, pad) ||

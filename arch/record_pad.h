@@ -1,8 +1,8 @@
 /*
- * Pads that record: what the jump at the beginning of a native allocator function leads to. They call entries of the
- * recorder (src/recorder/native.c), which keep all registers, and go on to the function's relocated beginning. No
- * register that a caller may rely on is changed: nothing but flags and r11. While the recorder is off they are inert, and may
- * stay for ever.
+ * Pads that record: what the jump at the beginning of a native allocator function leads to. They call entries
+ *of the recorder (src/recorder/native.c), which keep all registers, and go on to the function's relocated
+ *beginning. No register that a caller may rely on is changed: nothing but flags and r11. While the recorder
+ *is off they are inert, and may stay for ever.
  *
  *	all:		mov enabled(%rip),%r11	the address of the recorder's word: 0 is off
  *			cmpl $0,(%r11); je 1f
@@ -20,7 +20,8 @@
  *
  *	all:	1:	jmp *original(%rip)
  *
- * r11 is nobody's at a function's entry (psABI 3.2.3). The constants stand behind the code: the bytes do not depend on where they stand.
+ * r11 is nobody's at a function's entry (psABI 3.2.3). The constants stand behind the code: the bytes do not
+ *depend on where they stand.
  */
 #ifndef TM_ARCH_RECORD_PAD_H
 #define TM_ARCH_RECORD_PAD_H
@@ -55,10 +56,11 @@ struct tm_error *tm_record_pad_make(const struct tm_arch *arch, const struct tm_
 				    struct tm_record_pad *pad);
 
 /* Is this the code of such a pad? Then *pad tells how it is built. */
-bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size, struct tm_record_pad *pad);
+bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size,
+			 struct tm_record_pad *pad);
 
-/* How many bytes below the return address of the call the stack pointer stands before the instruction at this offset,
- * which is also where a call of the pad's returns to; false if none begins there. */
+/* How many bytes below the return address of the call the stack pointer stands before the instruction at this
+ * offset, which is also where a call of the pad's returns to; false if none begins there. */
 bool tm_record_pad_depth(const struct tm_record_pad *pad, size_t offset, uint64_t *depth);
 
 #endif

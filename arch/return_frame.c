@@ -6,8 +6,27 @@
 
 /* struct user_regs_struct of <sys/user.h>. */
 enum user_word {
-	USER_R15, USER_R14, USER_R13, USER_R12, USER_RBP, USER_RBX, USER_R11, USER_R10, USER_R9, USER_R8, USER_RAX,
-	USER_RCX, USER_RDX, USER_RSI, USER_RDI, USER_ORIG_RAX, USER_RIP, USER_CS, USER_EFLAGS, USER_RSP, USER_SS,
+	USER_R15,
+	USER_R14,
+	USER_R13,
+	USER_R12,
+	USER_RBP,
+	USER_RBX,
+	USER_R11,
+	USER_R10,
+	USER_R9,
+	USER_R8,
+	USER_RAX,
+	USER_RCX,
+	USER_RDX,
+	USER_RSI,
+	USER_RDI,
+	USER_ORIG_RAX,
+	USER_RIP,
+	USER_CS,
+	USER_EFLAGS,
+	USER_RSP,
+	USER_SS,
 };
 
 /* struct sigcontext_64 of <asm/sigcontext.h>, as words. */
@@ -33,24 +52,26 @@ struct frame {
 };
 _Static_assert(sizeof(struct frame) == 440, "x86-64's struct rt_sigframe");
 
-#define FLAG_XSTATE	 1u /* <asm/ucontext.h>: UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS */
-#define FLAG_SS		 2u
-#define FLAG_STRICT_SS	 4u
-#define NO_STACK_CHANGE	 0x7fffffff /* no valid flags: the alternate stack stays as it is (do_sigaltstack) */
-#define CALL_SIZE	 2u	    /* of a syscall instruction */
-#define RESTART_SYS	 512	    /* include/linux/errno.h: ERESTARTSYS, -NOINTR, -NOHAND, _RESTARTBLOCK */
-#define RESTART_NO_HAND	 514
-#define RESTART_BLOCK	 516
-#define EINTR_RESULT	 ((uint64_t)-4)
+#define FLAG_XSTATE	1u /* <asm/ucontext.h>: UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS */
+#define FLAG_SS		2u
+#define FLAG_STRICT_SS	4u
+#define NO_STACK_CHANGE 0x7fffffff /* no valid flags: the alternate stack stays as it is (do_sigaltstack) */
+#define CALL_SIZE	2u	   /* of a syscall instruction */
+#define RESTART_SYS	512	   /* include/linux/errno.h: ERESTARTSYS, -NOINTR, -NOHAND, _RESTARTBLOCK */
+#define RESTART_NO_HAND 514
+#define RESTART_BLOCK	516
+#define EINTR_RESULT	((uint64_t)-4)
 
-/* An XSAVE area in the standard format (Intel SDM 1, 13.4), and what the kernel writes into its software bytes
+/* An XSAVE area in the standard format (Intel SDM 1, 13.4), and what the kernel writes into its software
+   bytes
    (<asm/sigcontext.h>, struct _fpx_sw_bytes). */
 enum { SOFTWARE = 464, HEADER = 512, EXTENDED = 576 };
-#define MAGIC1	 0x46505853u
-#define MAGIC2	 0x46505845u
-#define DYNAMIC	 (UINT64_C(3) << 17) /* AMX's tiles: only threads that asked for them have room */
+#define MAGIC1	0x46505853u
+#define MAGIC2	0x46505845u
+#define DYNAMIC (UINT64_C(3) << 17) /* AMX's tiles: only threads that asked for them have room */
 
-/* Bytes of each feature behind the header, by Intel SDM 1, 13.5 on: the standard offsets that all processors have. */
+/* Bytes of each feature behind the header, by Intel SDM 1, 13.5 on: the standard offsets that all processors
+ * have. */
 static const struct {
 	uint8_t bit;
 	uint16_t end;

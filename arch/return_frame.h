@@ -1,8 +1,9 @@
 /*
- * A frame by which a thread takes its registers back without anybody's help: what the kernel puts on a stack before a
- * signal handler, and takes from it at rt_sigreturn(2) (Linux, arch/x86/kernel/signal_64.c and fpu/signal.c). A thread
- * whose stack pointer is the frame's address, and which executes a return instruction, goes on as it was when the frame
- * was made. Data and a pure function; writing the frame and finding the code is the caller's.
+ * A frame by which a thread takes its registers back without anybody's help: what the kernel puts on a stack
+ * before a signal handler, and takes from it at rt_sigreturn(2) (Linux, arch/x86/kernel/signal_64.c and
+ * fpu/signal.c). A thread whose stack pointer is the frame's address, and which executes a return
+ * instruction, goes on as it was when the frame was made. Data and a pure function; writing the frame and
+ * finding the code is the caller's.
  */
 #ifndef TM_ARCH_RETURN_FRAME_H
 #define TM_ARCH_RETURN_FRAME_H
@@ -26,13 +27,13 @@ struct tm_return_state {
 	uint64_t restorer; /* address of code that calls rt_sigreturn */
 };
 
-/* False: not for this architecture, or these registers. A system call that the stop has interrupted is begun again, as
- * the kernel would; one that goes on by restart_syscall(2) returns EINTR. */
+/* False: not for this architecture, or these registers. A system call that the stop has interrupted is begun
+ * again, as the kernel would; one that goes on by restart_syscall(2) returns EINTR. */
 bool tm_return_frame_make(const struct tm_arch *arch, const struct tm_return_state *state,
 			  struct tm_return_frame *frame);
 
-/* The code that is looked for in the target: a system call and a return behind it, and what calls rt_sigreturn. NULL at
- * the end of each list. */
+/* The code that is looked for in the target: a system call and a return behind it, and what calls
+ * rt_sigreturn. NULL at the end of each list. */
 struct tm_code_bytes {
 	uint8_t bytes[12], size;
 };

@@ -25,11 +25,12 @@ struct tm_call_tree {
 	uint32_t nframe;
 	struct tm_vector(struct node) nodes; /* [0] is the root */
 	struct slot *slots;
-	size_t slot_count, used; /* a power of two; at most half of them are used */
+	size_t slot_count, used;	   /* a power of two; at most half of them are used */
 	struct tm_vector(uint32_t) frames; /* of the traceback that is interned */
 };
 
-struct tm_error *tm_call_tree_create(struct tm_tracebacks *tracebacks, uint32_t nframe, struct tm_call_tree **out)
+struct tm_error *tm_call_tree_create(struct tm_tracebacks *tracebacks, uint32_t nframe,
+				     struct tm_call_tree **out)
 {
 	struct tm_call_tree *tree = calloc(1, sizeof(*tree));
 

@@ -1,8 +1,8 @@
 /*
- * The stacks of all threads as one tree of calls: a node is a frame and who called it, so that a stack that differs from
- * another one in its innermost frames shares all nodes above them. What a node is as a traceback is interned when it is
- * asked for first. Nodes are found by the return address that a frame stands at, and are never removed: memory grows
- * with distinct stacks. Not thread-safe.
+ * The stacks of all threads as one tree of calls: a node is a frame and who called it, so that a stack that
+ * differs from another one in its innermost frames shares all nodes above them. What a node is as a traceback
+ * is interned when it is asked for first. Nodes are found by the return address that a frame stands at, and
+ * are never removed: memory grows with distinct stacks. Not thread-safe.
  */
 #ifndef TM_MODEL_CALL_TREE_H
 #define TM_MODEL_CALL_TREE_H
@@ -14,7 +14,8 @@ struct tm_call_tree;
 #define TM_CALL_TREE_ROOT 0u /* the empty stack */
 
 /* Tracebacks of at most `nframe` frames are interned in `tracebacks`, which is borrowed. */
-struct tm_error *tm_call_tree_create(struct tm_tracebacks *tracebacks, uint32_t nframe, struct tm_call_tree **out);
+struct tm_error *tm_call_tree_create(struct tm_tracebacks *tracebacks, uint32_t nframe,
+				     struct tm_call_tree **out);
 void tm_call_tree_destroy(struct tm_call_tree *tree); /* NULL is fine */
 
 /* The node of the frame at `pc` that the node `parent` has called; UINT32_MAX: it is not there. */

@@ -31,12 +31,12 @@ struct tm_probe;
 struct tm_probe_config {
 	struct tm_target *target;
 	struct tm_breakpoints *breakpoints;
-	struct tm_pads *pads;	    /* NULL: no page may be mapped into the target */
-	struct tm_patches *patches; /* NULL: no code is replaced, every function has breakpoints */
-	struct tm_recording *recording; /* NULL: nothing records, every call stops. Installed by whoever has it, before
-					   a module is armed */
+	struct tm_pads *pads;		/* NULL: no page may be mapped into the target */
+	struct tm_patches *patches;	/* NULL: no code is replaced, every function has breakpoints */
+	struct tm_recording *recording; /* NULL: nothing records, every call stops. Installed by whoever has
+					   it, before a module is armed */
 	struct tm_module_map *modules;
-	struct tm_cfi *cfi; /* of the modules; NULL only where patches is */
+	struct tm_cfi *cfi;		     /* of the modules; NULL only where patches is */
 	struct tm_function_index *functions; /* of the modules */
 	struct tm_event_sink sink;
 	uint32_t domain; /* of its events */
@@ -55,22 +55,23 @@ struct tm_error *tm_probe_arm_module(struct tm_probe *probe, struct tm_module *m
 /* Behind the last module that was loaded: arms the functions that do no more than call others of them. */
 struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe);
 
-/* Pads are to record from now on, in modules that are not armed yet. `only`: a function that cannot have one is not traced,
-   and that is said. */
+/* Pads are to record from now on, in modules that are not armed yet. `only`: a function that cannot have one
+   is not traced, and that is said. */
 void tm_probe_use_recording(struct tm_probe *probe, struct tm_recording *recording, bool only);
 
-/* A pad at the dynamic linker's _dl_debug_state tells when its list has changed (TM_RECORD_LOADER). All threads stand
-   still. */
+/* A pad at the dynamic linker's _dl_debug_state tells when its list has changed (TM_RECORD_LOADER). All
+   threads stand still. */
 struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address);
 
-/* A record of a native call in a ring, which `thread` wrote. `inner`: it was made by another call of an allocator. */
+/* A record of a native call in a ring, which `thread` wrote. `inner`: it was made by another call of an
+ * allocator. */
 struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const struct tm_thread *thread,
 				 const struct tm_record_header *record, bool inner);
 /* The thread of a ring is gone: its resizes are abandoned. */
 struct tm_error *tm_probe_ring_gone(struct tm_probe *probe, unsigned ring, const struct tm_thread *thread);
 
-/* Does a caller that stands there do so in the midst of a call that allocates? operator new whose block is that of the
-   call of malloc that it makes is not meant. */
+/* Does a caller that stands there do so in the midst of a call that allocates? operator new whose block is
+   that of the call of malloc that it makes is not meant. */
 bool tm_probe_is_in_call(const struct tm_probe *probe, uint64_t pc);
 
 /* A module was unmapped from [start, end): its functions are forgotten. */

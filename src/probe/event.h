@@ -38,8 +38,8 @@ struct tm_event {
 				    thread whose Python frames own the block; 0: a native call */
 	const struct tm_record_block *recorded; /* of such an event: its frames; NULL: the thread stands
 						   still (in a stop, or waiting in a pad), read them there */
-	const struct tm_record_native *native; /* the record of a native call; whoever gave it to the probe knows its
-						  stack */
+	const struct tm_record_native *native;	/* the record of a native call; whoever gave it to the probe
+						   knows its  stack */
 	/* As at a function's entry: the frame above it is the caller; NULL: there is none (events are small:
 	   there are millions). A walk over a native call's tells whether it was made inside one of a patched
 	   function, and is no event then. */

@@ -134,8 +134,9 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function,
 
 	function->by_return_address = true;
 	function->may_tail_jump = true;
-	if (function->is_resolver || (function->row->kind == TM_FREES && !probe->config.recording) || !indexed ||
-	    !indexed->has_exits || !copy_exits(indexed, function->address - indexed->vaddr, &exits))
+	if (function->is_resolver || (function->row->kind == TM_FREES && !probe->config.recording) ||
+	    !indexed || !indexed->has_exits ||
+	    !copy_exits(indexed, function->address - indexed->vaddr, &exits))
 		return;
 	function->may_tail_jump = exits.tail_jumps;
 	function->jumped_into = indexed->jumped_into;
@@ -151,7 +152,8 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function,
 static struct tm_error *insert_entry(struct tm_probe *probe, uint64_t address)
 {
 	if (probe->only_records)
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "it cannot have a pad that records (-v says why)");
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "it cannot have a pad that records (-v says why)");
 	if (probe->config.patches && tm_patches_cover(probe->config.patches, address))
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "it begins inside the jump that another function begins with now");

@@ -43,10 +43,11 @@ struct tm_probe {
 	struct tm_map passed;  /* address of a function that is told by what it calls -> 1 */
 	struct tm_vector(struct tm_deferred) deferred;
 	struct tm_vector(struct tm_deferred) names; /* every function by every name that it has */
-	struct tm_vector(const struct tm_allocator *) recorded_rows; /* by number, also of functions that are gone */
-	bool only_records; /* no function stops */
+	struct tm_vector(const struct tm_allocator *)
+		recorded_rows; /* by number, also of functions that are gone */
+	bool only_records;     /* no function stops */
 	size_t recorded_count;
-	size_t unrecorded; /* functions that keep breakpoints where others record */
+	size_t unrecorded;		     /* functions that keep breakpoints where others record */
 	struct tm_resize *resizes[TM_RINGS]; /* that have begun in a ring, the last one first */
 	bool surveyed; /* the patches know where the threads stand, for the module that is being armed */
 	struct tm_call_state *gone;  /* of threads that are gone: freed before the next hit */
@@ -70,8 +71,8 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 struct tm_error *tm_probe_survey(struct tm_probe *probe);
 
 /* recorded.c: the function gets a pad that records. On failure nothing is changed. */
-struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
-				    size_t size, const struct tm_exits *exits);
+struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function,
+				    const uint8_t *bytes, size_t size, const struct tm_exits *exits);
 bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row);
 struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_indexed_function *indexed,
 				   uint64_t address);
@@ -79,8 +80,8 @@ struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_index
 /* native_records.c */
 void tm_resizes_forget(struct tm_probe *probe); /* nothing is told */
 
-/* Replaces the beginning of a function whose exits are known by a jump into a pad: one that records where there is a
- * recording, else a call-through pad that stops. false: it cannot be; nothing is changed then. */
+/* Replaces the beginning of a function whose exits are known by a jump into a pad: one that records where
+ * there is a recording, else a call-through pad that stops. false: it cannot be; nothing is changed then. */
 bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
 		       size_t size, const struct tm_exits *exits);
 

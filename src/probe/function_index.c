@@ -7,7 +7,8 @@
 #include "base/vector.h"
 #include "debuginfo/symbol.h"
 
-#define TEXT_SEARCH_MAX (8u << 20) /* bytes of a module's code that are searched for jumps: a few milliseconds */
+#define TEXT_SEARCH_MAX                                                                                      \
+	(8u << 20) /* bytes of a module's code that are searched for jumps: a few milliseconds */
 
 struct tm_function_index {
 	const struct tm_arch *arch;
@@ -89,7 +90,8 @@ static struct tm_error *find_symbols(struct search *search)
 
 		if (tables[i] == TM_SYMBOLS_DEBUG_FILE && search->functions.count)
 			break;
-		err = tm_module_each_symbol(search->index->modules, search->module, tables[i], visit_symbol, search);
+		err = tm_module_each_symbol(search->index->modules, search->module, tables[i], visit_symbol,
+					    search);
 		if (err && err->code != TM_ERROR_BAD_FORMAT)
 			return err;
 		if (err && !search->problem)
@@ -111,7 +113,8 @@ static void find_exits(const struct search *search, struct tm_indexed_function *
 	function->bytes = tm_module_bytes(search->module, function->vaddr, &available);
 	if (!function->bytes || available < function->size)
 		return;
-	err = search->index->arch->find_exits(function->bytes, function->size, function->vaddr, &function->exits);
+	err = search->index->arch->find_exits(function->bytes, function->size, function->vaddr,
+					      &function->exits);
 	function->has_exits = !err;
 	tm_error_destroy(err);
 }
@@ -136,7 +139,8 @@ static void find_jumps(struct search *search)
 		searched += size;
 		whole = bytes && searched <= TEXT_SEARCH_MAX;
 		if (whole)
-			tm_jumps_find(search->index->arch, bytes, size, text->start - module->bias, ranges, count);
+			tm_jumps_find(search->index->arch, bytes, size, text->start - module->bias, ranges,
+				      count);
 	}
 	for (size_t i = 0; i < count; i++)
 		search->functions.items[i].jumped_into = !whole || ranges[i].found;

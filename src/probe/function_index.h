@@ -1,6 +1,7 @@
 /*
- * The allocator functions of each module, with what their files tell of them: symbols, bodies, exits, who jumps where.
- * Nothing of a process is looked at, so that all of it can be done before one is stopped; a module is searched once.
+ * The allocator functions of each module, with what their files tell of them: symbols, bodies, exits, who
+ * jumps where. Nothing of a process is looked at, so that all of it can be done before one is stopped; a
+ * module is searched once.
  */
 #ifndef TM_PROBE_FUNCTION_INDEX_H
 #define TM_PROBE_FUNCTION_INDEX_H
@@ -11,12 +12,13 @@
 
 struct tm_indexed_function {
 	const struct tm_allocator *row;
-	uint64_t vaddr, size;	 /* ELF virtual address; bytes of its body, 0: unknown */
-	bool is_ifunc;		 /* vaddr is the resolver's */
-	bool has_exits;		 /* the body is at hand, and `exits` is true of it */
-	bool jumped_into;	 /* other code may jump behind its first byte, into what a jump patch would replace */
-	struct tm_exits exits;	 /* with ELF virtual addresses */
-	const uint8_t *bytes;	 /* the body, where has_exits */
+	uint64_t vaddr, size; /* ELF virtual address; bytes of its body, 0: unknown */
+	bool is_ifunc;	      /* vaddr is the resolver's */
+	bool has_exits;	      /* the body is at hand, and `exits` is true of it */
+	bool jumped_into; /* other code may jump behind its first byte, into what a jump patch would replace
+			   */
+	struct tm_exits exits; /* with ELF virtual addresses */
+	const uint8_t *bytes;  /* the body, where has_exits */
 };
 
 struct tm_indexed_module {

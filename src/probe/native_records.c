@@ -63,8 +63,8 @@ static bool has_begun(const struct tm_probe *probe, unsigned ring, uint64_t old)
 	return resize != NULL;
 }
 
-/* Makes the resize of a block the last one of its ring. What has begun behind it was left by a jump; it itself may have
- * begun before the trace did. */
+/* Makes the resize of a block the last one of its ring. What has begun behind it was left by a jump; it
+ * itself may have begun before the trace did. */
 static struct tm_error *find(struct tm_probe *probe, const struct writer *writer, uint64_t old)
 {
 	struct tm_error *err = NULL;
@@ -96,7 +96,8 @@ static struct tm_error *lose_resize(struct tm_probe *probe, const struct writer 
 
 static const struct tm_allocator *row_of(const struct tm_probe *probe, const struct tm_record_native *record)
 {
-	return record->function < probe->recorded_rows.count ? probe->recorded_rows.items[record->function] : NULL;
+	return record->function < probe->recorded_rows.count ? probe->recorded_rows.items[record->function]
+							     : NULL;
 }
 
 static struct tm_error *end_resize(struct tm_probe *probe, const struct writer *writer,
@@ -104,8 +105,10 @@ static struct tm_error *end_resize(struct tm_probe *probe, const struct writer *
 {
 	const struct tm_allocator *row = row_of(probe, record);
 	bool frees = row && row->zero_frees && record->size == 0;
-	struct tm_event event = {
-		.kind = TM_EVENT_RESIZE_END, .address = record->block, .size = record->size, .native = record};
+	struct tm_event event = {.kind = TM_EVENT_RESIZE_END,
+				 .address = record->block,
+				 .size = record->size,
+				 .native = record};
 	struct tm_error *err = find(probe, writer, record->old);
 
 	if (err)
@@ -170,10 +173,8 @@ static bool may_throw(const struct tm_probe *probe, uint64_t pc)
 static struct tm_error *take_native(struct tm_probe *probe, const struct writer *writer,
 				    const struct tm_record_native *record)
 {
-	struct tm_event event = {.kind = TM_EVENT_ALLOCATE,
-				 .address = record->block,
-				 .size = record->size,
-				 .native = record};
+	struct tm_event event = {
+		.kind = TM_EVENT_ALLOCATE, .address = record->block, .size = record->size, .native = record};
 
 	if (record->header.kind == TM_RECORD_NATIVE_RESIZE_END)
 		return end_resize(probe, writer, record);
@@ -197,7 +198,8 @@ struct tm_error *tm_probe_record(struct tm_probe *probe, unsigned ring, const st
 	case TM_RECORD_NATIVE_FAIL:
 		return inner ? NULL : take_native(probe, &writer, native);
 	case TM_RECORD_NATIVE_RESIZE_END:
-		return inner ? leave_resize(probe, &writer, native->old) : take_native(probe, &writer, native);
+		return inner ? leave_resize(probe, &writer, native->old)
+			     : take_native(probe, &writer, native);
 	case TM_RECORD_NATIVE_FREE:
 		return give_back(probe, &writer, block);
 	case TM_RECORD_NATIVE_RESIZE_BEGIN:

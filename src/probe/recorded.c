@@ -1,11 +1,11 @@
 /*
- * Functions whose pads record: which pad each kind of function gets. Nothing stops there. What the pads write is read in
- * native_records.c.
+ * Functions whose pads record: which pad each kind of function gets. Nothing stops there. What the pads write
+ * is read in native_records.c.
  *
- * A function that throws cannot be called through, for its pad has no CFI that an exception could pass by. operator new
- * needs none: the call of malloc that it makes tells the block, and the walk from there that it was operator new's.
- * That it always makes such a call is looked up in its code. operator delete that does nothing but to call free is no
- * event of its own.
+ * A function that throws cannot be called through, for its pad has no CFI that an exception could pass by.
+ * operator new needs none: the call of malloc that it makes tells the block, and the walk from there that it
+ * was operator new's. That it always makes such a call is looked up in its code. operator delete that does
+ * nothing but to call free is no event of its own.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -87,8 +87,8 @@ static struct tm_error *give_number(struct tm_probe *probe, struct tm_function *
 	return tm_vector_push(&probe->recorded_rows, function->row) ? NULL : tm_error_out_of_memory();
 }
 
-struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
-				    size_t size, const struct tm_exits *exits)
+struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function,
+				    const uint8_t *bytes, size_t size, const struct tm_exits *exits)
 {
 	struct placing placing = {probe, function};
 	const struct tm_patch_request request = {function->address,    bytes,	 size,
@@ -127,8 +127,8 @@ struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address
 	const struct tm_module *module = tm_module_map_find(probe->config.modules, address);
 	size_t available = 0;
 	const uint8_t *bytes = module ? tm_module_bytes(module, address - module->bias, &available) : NULL;
-	const struct tm_patch_request request = {
-		address, bytes, LOADER_BYTES, address + LOADER_BYTES, make_loader_pad, probe};
+	const struct tm_patch_request request = {address,	  bytes, LOADER_BYTES, address + LOADER_BYTES,
+						 make_loader_pad, probe};
 	struct tm_error *err;
 
 	if (!bytes || available < LOADER_BYTES || module->image_is_copy)
@@ -142,10 +142,12 @@ struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address
 
 /* ---- wrappers ---- */
 
-/* Functions of the C++ library, or of a program's own, that may do no more than call an allocator function. */
+/* Functions of the C++ library, or of a program's own, that may do no more than call an allocator function.
+ */
 bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row)
 {
-	return probe->config.recording && (strncmp(row->name, "_Zn", 3) == 0 || strncmp(row->name, "_Zd", 3) == 0);
+	return probe->config.recording &&
+	       (strncmp(row->name, "_Zn", 3) == 0 || strncmp(row->name, "_Zd", 3) == 0);
 }
 
 struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_indexed_function *indexed,
@@ -182,7 +184,8 @@ static bool names_told(const struct wanted *wanted, uint64_t slot)
 	const struct tm_allocator *row = name ? tm_allocator_find(name) : NULL;
 
 	for (size_t i = 0; row && i < wanted->probe->names.count; i++)
-		if (wanted->probe->names.items[i].row == row && is_told(wanted, wanted->probe->names.items[i].address))
+		if (wanted->probe->names.items[i].row == row &&
+		    is_told(wanted, wanted->probe->names.items[i].address))
 			return true;
 	return false;
 }
@@ -220,14 +223,15 @@ static bool reaches(struct tm_probe *probe, const struct tm_deferred *deferred)
 	const struct tm_indexed_function *indexed = deferred->indexed;
 
 	return wanted.module && indexed->has_exits &&
-	       tm_body_reaches(probe->config.target->arch, indexed->bytes, indexed->size, deferred->address, is_wanted,
-			       &wanted);
+	       tm_body_reaches(probe->config.target->arch, indexed->bytes, indexed->size, deferred->address,
+			       is_wanted, &wanted);
 }
 
 static struct tm_error *settle(struct tm_probe *probe, const struct tm_deferred *deferred)
 {
 	if (deferred->row->kind != TM_FREES)
-		return tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed, TM_ARM_WRAPPER);
+		return tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed,
+				       TM_ARM_WRAPPER);
 	tm_log_debug("%s at 0x%" PRIx64 " is told by what it calls", deferred->row->name, deferred->address);
 	return tm_map_put(&probe->passed, deferred->address, 1) ? NULL : tm_error_out_of_memory();
 }
@@ -262,7 +266,8 @@ struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe)
 	for (size_t i = 0; !err && i < probe->deferred.count; i++) {
 		const struct tm_deferred *deferred = &probe->deferred.items[i];
 
-		err = tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed, TM_ARM_PLAIN);
+		err = tm_function_arm(probe, deferred->row, deferred->address, deferred->indexed,
+				      TM_ARM_PLAIN);
 	}
 	probe->deferred.count = 0;
 	return err;
@@ -278,7 +283,8 @@ bool tm_probe_is_in_call(const struct tm_probe *probe, uint64_t pc)
 		const struct tm_function *function = (const struct tm_function *)(uintptr_t)place;
 		bool wrapper = function->recorded && tm_allocator_throws(function->row);
 
-		if (pc - address < function->size && function->row->kind != TM_FREES && !function->is_resolver)
+		if (pc - address < function->size && function->row->kind != TM_FREES &&
+		    !function->is_resolver)
 			return !wrapper;
 	}
 	return false;

@@ -648,7 +648,8 @@ struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, uns
 	return head_of(recording, ring);
 }
 
-bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring, struct tm_recorder_stack *stack)
+bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring,
+			     struct tm_recorder_stack *stack)
 {
 	uint64_t place = control_field(recording, offsetof(struct tm_control, threads[ring].stack));
 	struct tm_error *err = tm_target_read(recording->target, place, stack, sizeof(*stack));
@@ -669,7 +670,8 @@ static struct tm_error *find_entry(struct tm_recording *recording, struct tm_thr
 	*entry = UINT_MAX;
 	for (unsigned i = 0, at = tm_thread_slot(pointer); !err && present && i < TM_RINGS;
 	     i++, at = (at + 1) % TM_RINGS) {
-		uint64_t place = control_field(recording, offsetof(struct tm_control, threads[at].thread_pointer));
+		uint64_t place =
+			control_field(recording, offsetof(struct tm_control, threads[at].thread_pointer));
 
 		err = tm_target_read(recording->target, place, &present, sizeof(present));
 		if (!err && present == pointer && pointer) {
@@ -713,7 +715,8 @@ struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct t
 	return write_stack(recording, entry, &stack);
 }
 
-struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread, uint64_t cfa)
+struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread,
+					uint64_t cfa)
 {
 	struct tm_recorder_stack stack;
 	unsigned entry;

@@ -54,7 +54,8 @@ void tm_recording_forget(struct tm_recording *recording);
 
 enum tm_reading {
 	TM_READ_READY,	  /* what is ready, in the order of times */
-	TM_READ_CATCH_UP, /* a thread stands still: all that has come before what it stands at (tm_ring_reader_catch_up) */
+	TM_READ_CATCH_UP, /* a thread stands still: all that has come before what it stands at
+			     (tm_ring_reader_catch_up) */
 	TM_READ_ALL,	  /* all threads stand still, or are gone */
 };
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
@@ -89,13 +90,15 @@ struct tm_row_table *tm_recording_rows(struct tm_recording *recording);
 struct tm_ring_head *tm_recording_ring(const struct tm_recording *recording, unsigned ring);
 
 /* What the recorder knows of the native stack of a ring's thread, which waits. false: it cannot be read. */
-bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring, struct tm_recorder_stack *stack);
+bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring,
+			     struct tm_recorder_stack *stack);
 
-/* Tells the recorder that a thread, which stands still, is in a call of operator new whose entry it did not see; and that
-   it is in none with this CFA any more. A thread that has no ring yet need not be told. */
+/* Tells the recorder that a thread, which stands still, is in a call of operator new whose entry it did not
+   see; and that it is in none with this CFA any more. A thread that has no ring yet need not be told. */
 struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct tm_thread *thread,
 					const struct tm_recorder_call *call);
-struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread, uint64_t cfa);
+struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread,
+					uint64_t cfa);
 
 /* Did recording end because the tracer did not come in time? */
 bool tm_recording_has_ended(const struct tm_recording *recording);

@@ -1,24 +1,25 @@
 /*
- * Records of native allocator calls: what the pads of arch/record_pad.h tell, with the calling thread's stack.
+ * Records of native allocator calls: what the pads of arch/record_pad.h tell, with the calling thread's
+ * stack.
  *
- * The stack is not copied. The tracer turns the CFI of each return address that it comes to see into a row of a
- * shared table, and the recorder walks by these rows, up to the first frame that is as it was at the thread's
- * last record: same return address, same CFA, and all return addresses above it where they were. Only the frames
- * below it are recorded, mostly none to four. Where a row is missing, or tells that CFI can do what a row cannot,
- * the thread waits and the tracer looks at its stack.
+ * The stack is not copied. The tracer turns the CFI of each return address that it comes to see into a row of
+ * a shared table, and the recorder walks by these rows, up to the first frame that is as it was at the
+ * thread's last record: same return address, same CFA, and all return addresses above it where they were.
+ * Only the frames below it are recorded, mostly none to four. Where a row is missing, or tells that CFI can
+ * do what a row cannot, the thread waits and the tracer looks at its stack.
  *
- * A frame that is found so is the one that the tracer would find: what a row reads are return addresses and saved
- * frame pointers, and those that a frame depends on are compared, all the way to the outermost. Every word that is
- * read lies between the stack pointer and the upper end of the thread's own stack, so that no CFI can lead the
- * recorder to memory that is not there.
+ * A frame that is found so is the one that the tracer would find: what a row reads are return addresses and
+ * saved frame pointers, and those that a frame depends on are compared, all the way to the outermost. Every
+ * word that is read lies between the stack pointer and the upper end of the thread's own stack, so that no
+ * CFI can lead the recorder to memory that is not there.
  */
 #include "recorder/writer.h"
 
 /* ---- entries ---- */
 
 /*
- * A pad calls an entry with the stack as in the pictures, and expects that no register has changed but rax, if that is
- * no result. The recorder is C: the registers that it may change are kept here.
+ * A pad calls an entry with the stack as in the pictures, and expects that no register has changed but rax,
+ *if that is no result. The recorder is C: the registers that it may change are kept here.
  *
  *	resize, leave:	rsp -> | back to the pad | what | arguments ... | return address of the call |
  *	others:		rsp -> | back to the pad | return address of the call |
@@ -28,14 +29,16 @@
 #define PUSH(reg) "	push %" reg "\n	.cfi_adjust_cfa_offset 8\n"
 #define POP(reg)  "	pop %" reg "\n	.cfi_adjust_cfa_offset -8\n"
 #define KEEP                                                                                                 \
-	PUSH("rdi") PUSH("rsi") PUSH("rdx") PUSH("rcx") PUSH("r8") PUSH("r9") PUSH("r10") PUSH("r11") PUSH("rax")
-#define TAKE_BACK POP("rax") POP("r11") POP("r10") POP("r9") POP("r8") POP("rcx") POP("rdx") POP("rsi") POP("rdi")
+	PUSH("rdi")                                                                                          \
+	PUSH("rsi") PUSH("rdx") PUSH("rcx") PUSH("r8") PUSH("r9") PUSH("r10") PUSH("r11") PUSH("rax")
+#define TAKE_BACK                                                                                            \
+	POP("rax") POP("r11") POP("r10") POP("r9") POP("r8") POP("rcx") POP("rdx") POP("rsi") POP("rdi")
 #define KEPT	  "72"
 #define MAKE_WORD "	sub $8, %rsp\n	.cfi_adjust_cfa_offset 8\n"
 #define DROP_WORD "	add $8, %rsp\n	.cfi_adjust_cfa_offset -8\n"
 #define BEGIN(name)                                                                                          \
-	"	.globl " name "\n	.type " name ", @function\n" name ":\n	.cfi_startproc\n"                             \
-	"	cmpl $0, tm_recorder_control+16(%rip)\n" /* enabled */                                            \
+	"	.globl " name "\n	.type " name ", @function\n" name ":\n	.cfi_startproc\n"             \
+	"	cmpl $0, tm_recorder_control+16(%rip)\n" /* enabled */                                       \
 	"	jne 1f\n	ret\n1:\n"
 #define END "	ret\n	.cfi_endproc\n"
 
@@ -43,25 +46,25 @@ _Static_assert(offsetof(struct tm_control, enabled) == 16, "the entries look at 
 
 __asm__(".pushsection .text\n"
 	/* Before a call: rdi is its first argument; its CFA is two words above ours. */
-	BEGIN("tm_native_free_entry") KEEP MAKE_WORD "	lea " KEPT "+24(%rsp), %rsi\n"
-	"	call tm_native_free\n" DROP_WORD TAKE_BACK END
-	BEGIN("tm_native_new_entry") KEEP MAKE_WORD "	lea " KEPT "+24(%rsp), %rsi\n"
-	"	call tm_native_new\n" DROP_WORD TAKE_BACK END
-	BEGIN("tm_native_loader_entry") KEEP MAKE_WORD
-	"	call tm_native_loader\n" DROP_WORD TAKE_BACK END
-	BEGIN("tm_native_resize_entry") KEEP "	lea " KEPT "+8(%rsp), %rdi\n"
+	BEGIN("tm_native_free_entry") KEEP MAKE_WORD
+	"	lea " KEPT "+24(%rsp), %rsi\n"
+	"	call tm_native_free\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_new_entry") KEEP MAKE_WORD
+	"	lea " KEPT "+24(%rsp), %rsi\n"
+	"	call tm_native_new\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_loader_entry") KEEP MAKE_WORD
+	"	call tm_native_loader\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_resize_entry") KEEP
+	"	lea " KEPT "+8(%rsp), %rdi\n"
 	"	call tm_native_resize\n" TAKE_BACK END
-	/* Where the tracer has to look, the registers that the call and the recorder have kept are given to it. */
-	BEGIN("tm_native_leave_entry") KEEP "	mov %rax, %rdi\n	lea " KEPT "+8(%rsp), %rsi\n"
+		/* Where the tracer has to look, the registers that the call and the recorder have kept are
+		   given to it. */
+			BEGIN("tm_native_leave_entry") KEEP
+	"	mov %rax, %rdi\n	lea " KEPT "+8(%rsp), %rsi\n"
 	"	mov %rbp, %rdx\n"
 	"	call tm_native_leave\n"
-	"	test %al, %al\n	jnz 2f\n"
-	PUSH("r15") PUSH("r14") PUSH("r13") PUSH("r12") PUSH("rbx") PUSH("rbp")
-	"	mov 48(%rsp), %rdi\n	lea 48+" KEPT "+8(%rsp), %rsi\n	mov %rsp, %rdx\n"
-	"	call tm_native_leave_looked_at\n"
-	"	add $48, %rsp\n	.cfi_adjust_cfa_offset -48\n"
-	"2:\n" TAKE_BACK END
-	".popsection\n");
+	"	test %al, %al\n	jnz 2f\n" PUSH("r15") PUSH("r14") PUSH("r13") PUSH("r12") PUSH("rbx")
+		PUSH("rbp") "	mov 48(%rsp), %rdi\n	lea 48+" KEPT "+8(%rsp), %rsi\n	mov %rsp, %rdx\n"
+			    "	call tm_native_leave_looked_at\n"
+			    "	add $48, %rsp\n	.cfi_adjust_cfa_offset -48\n"
+			    "2:\n" TAKE_BACK END ".popsection\n");
 
 /* What the last entry pushes, from the stack pointer up. */
 struct kept_registers {
@@ -119,7 +122,8 @@ static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
 	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
 }
 
-#define NEWS (sizeof(((struct tm_recorder_stack *)0)->news) / sizeof(((struct tm_recorder_stack *)0)->news[0]))
+#define NEWS                                                                                                 \
+	(sizeof(((struct tm_recorder_stack *)0)->news) / sizeof(((struct tm_recorder_stack *)0)->news[0]))
 
 static inline uint32_t count_news(const struct tm_recorder_stack *stack)
 {
@@ -178,8 +182,8 @@ static __attribute__((noinline, cold)) void draw_interval(struct tm_recorder_thr
 	thread->sample_left = (int64_t)(bytes >> 62 ? INT64_MAX / 2 : bytes) + 1;
 }
 
-/* Does a point of the process lie in the call's bytes? What comes behind it does not depend on how far behind it the call
-   ends. */
+/* Does a point of the process lie in the call's bytes? What comes behind it does not depend on how far behind
+   it the call ends. */
 static inline bool is_in_sample(struct tm_recorder_thread *thread, uint64_t size)
 {
 	if (__builtin_expect(!thread->random, 0))
@@ -217,18 +221,20 @@ static inline bool take_sampled(uint64_t block)
 	struct tm_sampled_set *set = &control->sampled[tm_sampled_set(block)];
 
 	for (unsigned i = 0; i < TM_SAMPLED_WAYS; i++)
-		if (__builtin_expect(load(&set->blocks[i]) == block, 0) && replace_way(&set->blocks[i], block, 0))
+		if (__builtin_expect(load(&set->blocks[i]) == block, 0) &&
+		    replace_way(&set->blocks[i], block, 0))
 			return true;
 	return __builtin_expect(load(&set->overflowed) != 0, 0);
 }
 
 /* ---- before a call ---- */
 
-/* Called by another function of an allocator, which is told by itself? Then it concerns known blocks only, as a
-   free that stands where nothing but the last one can have called it. */
+/* Called by another function of an allocator, which is told by itself? Then it concerns known blocks only, as
+   a free that stands where nothing but the last one can have called it. */
 static inline bool is_nested_free(const struct tm_recorder_stack *stack, uint64_t block, uint64_t cfa)
 {
-	return stack->resize.cfa || is_in_new(stack, cfa) || (block == stack->freed && cfa <= stack->freed_cfa);
+	return stack->resize.cfa || is_in_new(stack, cfa) ||
+	       (block == stack->freed && cfa <= stack->freed_cfa);
 }
 
 ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
@@ -250,8 +256,8 @@ ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
 	end(&writer);
 }
 
-/* operator new is not called through, for an exception may pass it: whether it is going on the walk of the call of
-   malloc tells that it makes. */
+/* operator new is not called through, for an exception may pass it: whether it is going on the walk of the
+   call of malloc tells that it makes. */
 ENTRY void tm_native_new(uint64_t size, uint64_t cfa)
 {
 	struct tm_recorder_stack *stack;
@@ -313,7 +319,8 @@ ENTRY void tm_native_resize(const uint64_t *words)
 	uint64_t old = words[1], cfa = cfa_of(words);
 	struct writer writer;
 
-	if (!old || (control->sample && !take_sampled(old)) || !__builtin_expect(begin(&writer, STACK_POINTER), 1))
+	if (!old || (control->sample && !take_sampled(old)) ||
+	    !__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
 	drop_left_resize(&writer, cfa);
@@ -321,7 +328,8 @@ ENTRY void tm_native_resize(const uint64_t *words)
 		stack->resize.return_address = word_at(cfa - 8);
 		stack->resize.value = old;
 		stack->resize.stops = 0;
-		store(&stack->resize.cfa, cfa); /* last: a signal handler looks at the others where it is there */
+		store(&stack->resize.cfa,
+		      cfa); /* last: a signal handler looks at the others where it is there */
 	}
 	put_block_word(&writer, TM_RECORD_NATIVE_RESIZE_BEGIN, 0, old);
 	end(&writer);
@@ -364,7 +372,8 @@ struct walk {
 	uint64_t pc, sp, fp; /* of the frame to be passed next */
 	uint64_t high;	     /* end of the stack */
 	uint32_t kept, fresh;
-	const struct tm_recorder_call *wrapper; /* the outermost operator new that made the call; NULL: none */
+	const struct tm_recorder_call
+		*wrapper; /* the outermost operator new that made the call; NULL: none */
 	uint64_t wrapper_pc;
 };
 
@@ -380,8 +389,9 @@ static inline bool has_fp_of(const struct tm_recorder_frame *frame, const struct
 	return word_at(frame->cfa + (uint64_t)tm_row_fp_offset(frame->rule)) == above->fp;
 }
 
-/* NULL: all frames from this one up are where they were; else the first that leads elsewhere now. The end of the stack
-   (known[0]) has the pc 0, which is what the outermost frame returns to where no row says that it is one. */
+/* NULL: all frames from this one up are where they were; else the first that leads elsewhere now. The end of
+   the stack (known[0]) has the pc 0, which is what the outermost frame returns to where no row says that it
+   is one. */
 static inline const struct tm_recorder_frame *find_broken(const struct tm_recorder_frame *known,
 							  const struct tm_recorder_frame *frame)
 {
@@ -390,7 +400,8 @@ static inline const struct tm_recorder_frame *find_broken(const struct tm_record
 
 	for (; frame > outermost; frame--)
 		if (word_at(frame->cfa - 8) != frame[-1].pc ||
-		    __builtin_expect((frame->rule & TM_FRAME_FP_RESTORED) && !has_fp_of(frame, &frame[-1]), 0))
+		    __builtin_expect((frame->rule & TM_FRAME_FP_RESTORED) && !has_fp_of(frame, &frame[-1]),
+				     0))
 			return frame;
 	return NULL;
 }
@@ -449,7 +460,8 @@ static inline enum walked pass_wrappers(struct walk *walk, const struct tm_recor
 {
 	for (;;) {
 		enum walked walked = pass(walk, frame);
-		const struct tm_recorder_call *wrapper = walked == WALKED ? find_new(stack, frame->cfa) : NULL;
+		const struct tm_recorder_call *wrapper =
+			walked == WALKED ? find_new(stack, frame->cfa) : NULL;
 
 		if (!wrapper)
 			return walked;
@@ -471,7 +483,8 @@ static inline enum walked climb(struct walk *walk, const struct tm_recorder_stac
 
 	walk->kept = walk->fresh = 0;
 	for (; walked == WALKED; walked = pass(walk, frame)) {
-		if (__builtin_expect((frame->rule & TM_ROW_IN_CALL) || (walk->fresh && find_new(stack, frame->cfa)),
+		if (__builtin_expect((frame->rule & TM_ROW_IN_CALL) ||
+					     (walk->fresh && find_new(stack, frame->cfa)),
 				     0))
 			return INNER;
 		if (is_known(frames, frame, &candidates)) {
@@ -522,8 +535,8 @@ static inline enum walked walk_stack(struct writer *writer, struct walk *walk, c
 
 /* ---- records behind a call ---- */
 
-/* What was recorded is what the thread's next walk may rely on: of the frames that were walked those from `first`
-   on. */
+/* What was recorded is what the thread's next walk may rely on: of the frames that were walked those from
+   `first` on. */
 static inline void keep_walked(struct writer *writer, const struct walk *walk, uint32_t first)
 {
 	struct tm_ring_frames *frames = frames_of(writer);
@@ -602,8 +615,8 @@ static inline void put_frames(struct writer *writer, const struct returned *call
 }
 
 /* What does not fit into the call's own record goes before it, from the outermost frame on. */
-static __attribute__((noinline, cold)) void put_outer_frames(struct writer *writer, const struct returned *call,
-							     struct walk *walk)
+static __attribute__((noinline, cold)) void put_outer_frames(struct writer *writer,
+							     const struct returned *call, struct walk *walk)
 {
 	while (walk->fresh > TM_FRESH_MAX) {
 		put_frames(writer, call, TM_RECORD_NATIVE_FRAMES, walk, walk->fresh - TM_FRESH_MAX);
@@ -645,7 +658,8 @@ static inline void take_new(struct tm_recorder_stack *stack, struct returned *ca
 		stack->new_count = (uint32_t)(walk->wrapper - stack->news);
 }
 
-static inline void put_outcome(struct writer *writer, struct returned *call, enum walked walked, struct walk *walk)
+static inline void put_outcome(struct writer *writer, struct returned *call, enum walked walked,
+			       struct walk *walk)
 {
 	if (walked == INNER) {
 		if (call->old)
@@ -745,9 +759,10 @@ static void put_registers(struct writer *writer, const struct returned *call, un
 	tm_writer_wait_for_look(writer, position + bytes);
 }
 
-/* The same for a call whose stack the recorder could not walk: where rows were missing it tries once more when the
-   tracer has provided them. */
-ENTRY void tm_native_leave_looked_at(uint64_t result, const uint64_t *words, const struct kept_registers *kept)
+/* The same for a call whose stack the recorder could not walk: where rows were missing it tries once more
+   when the tracer has provided them. */
+ENTRY void tm_native_leave_looked_at(uint64_t result, const uint64_t *words,
+				     const struct kept_registers *kept)
 {
 	enum walked walked = LOOK;
 	struct returned call;

@@ -1,6 +1,6 @@
 /*
- * Records of CPython's allocator calls: what the pads of arch/slot_pads.h tell, with the newest Python frames of
- * the calling thread, read from the interpreter's own structures.
+ * Records of CPython's allocator calls: what the pads of arch/slot_pads.h tell, with the newest Python frames
+ * of the calling thread, read from the interpreter's own structures.
  */
 #include "recorder/writer.h"
 

@@ -205,7 +205,8 @@ static inline bool makes_sense(const struct ring *ring, uint64_t position, const
 {
 	if (mark->kind >= TM_ARRAY_SIZE(kinds) || !kinds[mark->kind].least ||
 	    mark->size < kinds[mark->kind].least || mark->size > TM_RECORD_MAX ||
-	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES | TM_RECORD_NESTED) || mark->size > ring->end - position)
+	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES | TM_RECORD_NESTED) ||
+	    mark->size > ring->end - position)
 		return false;
 	if (mark->kind == TM_RECORD_FILLER)
 		return true; /* it alone may cross the ring's end */

@@ -50,17 +50,18 @@ struct tm_record_sink {
 /*
  * One pass over all rings: gives what is ready now, at most `limit` records (0: no limit), and returns their
  * number in *count, with an error as well. What a record says of its size is checked before it is given (its
- * kind's structure, frame_count frames, piece_count pieces, or `fresh` words lie within it): whatever the target writes into
- * its rings, the reader reads only inside them. A ring that makes no sense is closed (tm_ring_reader_broken):
- * what comes in is thrown away, so that its thread need not wait.
+ * kind's structure, frame_count frames, piece_count pieces, or `fresh` words lie within it): whatever the
+ * target writes into its rings, the reader reads only inside them. A ring that makes no sense is closed
+ * (tm_ring_reader_broken): what comes in is thrown away, so that its thread need not wait.
  */
 struct tm_error *tm_ring_reader_pass(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
 				     uint64_t limit, size_t *count);
 
 /*
- * Gives what was recorded before this call, as far as it can be seen: all of a thread that stands still, and of others all
- * that it, or anything that it has to do with, depends on (x86 shows stores in an order that respects causes: Intel SDM 3,
- * 8.2.2). Times of what is given may be later than that of a record which another thread is just about to commit.
+ * Gives what was recorded before this call, as far as it can be seen: all of a thread that stands still, and
+ * of others all that it, or anything that it has to do with, depends on (x86 shows stores in an order that
+ * respects causes: Intel SDM 3, 8.2.2). Times of what is given may be later than that of a record which
+ * another thread is just about to commit.
  */
 struct tm_error *tm_ring_reader_catch_up(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
 					 size_t *count);

@@ -1,5 +1,6 @@
 /*
- * The tracer's side of the rows that the recorder walks by (shared.h). Threads of the target read them meanwhile.
+ * The tracer's side of the rows that the recorder walks by (shared.h). Threads of the target read them
+ * meanwhile.
  */
 #ifndef TM_RECORDER_ROW_TABLE_H
 #define TM_RECORDER_ROW_TABLE_H
@@ -10,15 +11,15 @@
 #include "recorder/shared.h"
 
 struct tm_row_table {
-	struct tm_shared *shared; /* borrowed */
+	struct tm_shared *shared;	      /* borrowed */
 	struct tm_vector(uint64_t) addresses; /* that were given a row, some perhaps more than once */
 };
 
 /* All zero but for `shared` is an empty table. */
 void tm_row_table_deinit(struct tm_row_table *table);
 
-/* The row of a return address, in place of one that is there already. Where the sets are full another row goes: it will
-   be asked for again. False: out of memory, and there is no row. */
+/* The row of a return address, in place of one that is there already. Where the sets are full another row
+   goes: it will be asked for again. False: out of memory, and there is no row. */
 bool tm_row_put(struct tm_row_table *table, uint64_t return_address, uint64_t rule);
 
 /* The rule of a return address; 0: there is none. */

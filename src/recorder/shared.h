@@ -6,7 +6,8 @@
  *	control  rw-  private, directly behind the code, wiped on fork     struct tm_control
  *	guard    rw-  private, directly behind control                      struct tm_guard (guard.h)
  *	shared   rw-  a memory file that the tracer maps too, not inherited on fork:
- *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes | frames of each ring's thread
+ *	              struct tm_shared | ring heads | rings of TM_RING_SIZE bytes | frames of each ring's
+ *thread
  *
  * A thread writes to a ring of its own, so that reserving a place is one plain instruction (xadd), which no
  * signal handler can come between. A record is committed by storing its mark last: the mark names the
@@ -32,7 +33,7 @@
 #define TM_RING_SIZE   (UINT64_C(1) << 20)
 #define TM_RING_SLACK  (UINT64_C(64) << 10)
 #define TM_RINGS       1024u /* threads that record at a time; a power of two */
-#define TM_RECORD_UNIT 16u  /* positions and sizes of records are multiples of it */
+#define TM_RECORD_UNIT 16u   /* positions and sizes of records are multiples of it */
 #define TM_RECORD_MAX  (UINT64_C(16) << 10)
 
 /* ---- records ---- */
@@ -46,32 +47,34 @@ enum tm_record_kind {
 				   stays */
 	TM_RECORD_FAIL,		/* struct tm_record_header */
 	TM_RECORD_OBJECT,	/* struct tm_record_block: block is an object, size means nothing */
-	TM_RECORD_CODE, /* struct tm_record_code: a code object, before the first record that names it */
+	TM_RECORD_CODE,	   /* struct tm_record_code: a code object, before the first record that names it */
 	TM_RECORD_TRACK,   /* struct tm_record_block: somebody tells tracemalloc of memory; old: the domain */
 	TM_RECORD_UNTRACK, /* struct tm_record_free: and that it is gone */
 
 	/* Native allocators. */
-	TM_RECORD_NATIVE_ALLOCATE,     /* struct tm_record_native, behind the call */
-	TM_RECORD_NATIVE_RESIZE_END,   /* the same; block 0: no block was returned */
-	TM_RECORD_NATIVE_FAIL,	       /* the same: no block was returned */
-	TM_RECORD_NATIVE_FRAMES,       /* the same: frames alone, of a stack that is too deep for one record */
-	TM_RECORD_NATIVE_STACK,	       /* the same, with TM_RECORD_NO_FRAMES: the tracer is asked for the rows of
-					  this stack */
-	TM_RECORD_NATIVE_FREE,	       /* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_ALLOCATE,   /* struct tm_record_native, behind the call */
+	TM_RECORD_NATIVE_RESIZE_END, /* the same; block 0: no block was returned */
+	TM_RECORD_NATIVE_FAIL,	     /* the same: no block was returned */
+	TM_RECORD_NATIVE_FRAMES,     /* the same: frames alone, of a stack that is too deep for one record */
+	TM_RECORD_NATIVE_STACK, /* the same, with TM_RECORD_NO_FRAMES: the tracer is asked for the rows of
+				   this stack */
+	TM_RECORD_NATIVE_FREE,	/* struct tm_record_free, before the call */
 	TM_RECORD_NATIVE_RESIZE_BEGIN, /* struct tm_record_free, before the call */
-	TM_RECORD_NATIVE_RESIZE_LEFT,  /* struct tm_record_free: the resize that has begun last with this block has
-					  ended, and was nobody's, or was made by another call of an allocator */
-	TM_RECORD_NATIVE_RESIZE_GONE,  /* struct tm_record_free: it has ended, its block is gone, and the new one is
-					  not in the sample */
-	TM_RECORD_LOADER,	       /* struct tm_record_header: the dynamic linker has changed its list */
+	TM_RECORD_NATIVE_RESIZE_LEFT, /* struct tm_record_free: the resize that has begun last with this block
+					 has ended, and was nobody's, or was made by another call of an
+					 allocator */
+	TM_RECORD_NATIVE_RESIZE_GONE, /* struct tm_record_free: it has ended, its block is gone, and the new
+					 one is not in the sample */
+	TM_RECORD_LOADER,	      /* struct tm_record_header: the dynamic linker has changed its list */
 };
 
 /* Flags of a record. */
 #define TM_RECORD_LOOK 1u /* the thread waits until the tracer has looked: ring->looked */
 #define TM_RECORD_NO_FRAMES                                                                                  \
 	2u /* the recorder cannot read this thread's stack: the tracer does, as it looks */
-#define TM_RECORD_NESTED 4u /* NATIVE_FREE: perhaps made by another call of an allocator: concerns blocks that are
-			       known */
+#define TM_RECORD_NESTED                                                                                     \
+	4u /* NATIVE_FREE: perhaps made by another call of an allocator: concerns blocks that are            \
+	      known */
 
 struct tm_record_header {
 	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
@@ -118,10 +121,10 @@ struct tm_record_block {
 };
 
 /*
- * A native call's stack, as what has changed since the thread's last record of this kind: its `kept` outermost
- * frames are the same, below them stand `fresh` others, most recent first, as return addresses. With
- * TM_RECORD_NO_FRAMES `fresh` counts registers, in the order of enum tm_record_register, and no record before or
- * behind is concerned.
+ * A native call's stack, as what has changed since the thread's last record of this kind: its `kept`
+ * outermost frames are the same, below them stand `fresh` others, most recent first, as return addresses.
+ * With TM_RECORD_NO_FRAMES `fresh` counts registers, in the order of enum tm_record_register, and no record
+ * before or behind is concerned.
  */
 struct tm_record_native {
 	struct tm_record_header header;
@@ -147,14 +150,14 @@ enum tm_record_register {
 
 /* ---- native pads ---- */
 
-/* The word that a pad has on top of the stack during its call; the call's arguments lie above it: size, count or
-   place of the result; of a resize old block, size, count. */
-#define TM_PAD_WORDS(what)     ((what) & 0xff) /* on the stack, this one included */
-#define TM_PAD_COUNTED	       0x100u
-#define TM_PAD_OUT	       0x200u /* the call returns an int, and its block where the second argument says */
-#define TM_PAD_RESIZES	       0x400u
-#define TM_PAD_FUNCTION(what)  ((uint32_t)(what) >> 16)
-#define TM_PAD_FUNCTIONS       0x8000u
+/* The word that a pad has on top of the stack during its call; the call's arguments lie above it: size, count
+   or place of the result; of a resize old block, size, count. */
+#define TM_PAD_WORDS(what)    ((what)&0xff) /* on the stack, this one included */
+#define TM_PAD_COUNTED	      0x100u
+#define TM_PAD_OUT	      0x200u /* the call returns an int, and its block where the second argument says */
+#define TM_PAD_RESIZES	      0x400u
+#define TM_PAD_FUNCTION(what) ((uint32_t)(what) >> 16)
+#define TM_PAD_FUNCTIONS      0x8000u
 
 /* ---- native stacks ---- */
 
@@ -163,8 +166,8 @@ enum tm_record_register {
 
 /*
  * How to pass a frame, by the return address into it: what the tracer has made of the CFI there. The caller's
- * return address is at CFA - 8. The tracer alone writes rows; a row's return address is stored last, and taken away
- * first.
+ * return address is at CFA - 8. The tracer alone writes rows; a row's return address is stored last, and
+ * taken away first.
  */
 struct tm_recorder_row {
 	uint64_t return_address; /* 0: free */
@@ -186,7 +189,8 @@ enum tm_row_kind {
 #define TM_ROW_IN_CALL	   UINT64_C(32) /* code of an allocator function, or of a pad that waits for one */
 #define TM_ROW_OFFSET_MAX  (1 << 23)	/* of either offset, in bytes */
 
-static inline uint64_t tm_row_rule(enum tm_row_kind kind, uint64_t flags, int64_t cfa_offset, int64_t fp_offset)
+static inline uint64_t tm_row_rule(enum tm_row_kind kind, uint64_t flags, int64_t cfa_offset,
+				   int64_t fp_offset)
 {
 	return kind | flags | ((uint64_t)cfa_offset & 0xffffff) << 8 | ((uint64_t)fp_offset & 0xffffff) << 32;
 }
@@ -217,7 +221,8 @@ static inline uint32_t tm_row_far_set(uint64_t return_address)
 	return (uint32_t)(return_address * UINT64_C(0x9e3779b97f4a7c15) >> 48);
 }
 
-/* A frame of a thread's stack as its last record had it. Its return address, the next frame's pc, is at cfa - 8. */
+/* A frame of a thread's stack as its last record had it. Its return address, the next frame's pc, is at cfa
+ * - 8. */
 struct tm_recorder_frame {
 	uint64_t pc, cfa, fp;
 	uint64_t rule; /* and what follows */
@@ -266,19 +271,20 @@ struct tm_ring_head {
 	uint64_t thread_pointer;    /* the thread's */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
 	uint64_t looked;	    /* looks before it were answered; the tracer's */
-	/* The thread's own stack, of which every byte from its stack pointer up to stack_high can be read as long as
-	   the pointer is not below stack_low. The tracer's, changed only while the thread waits for a look. */
+	/* The thread's own stack, of which every byte from its stack pointer up to stack_high can be read as
+	   long as the pointer is not below stack_low. The tracer's, changed only while the thread waits for a
+	   look. */
 	uint64_t stack_low, stack_high;
 };
 
-/* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them as many
-   more, for the walk. */
+/* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them
+   as many more, for the walk. */
 struct tm_ring_frames {
 	struct tm_recorder_frame known[TM_FRAMES_MAX + 1], walked[TM_FRAMES_MAX + 1];
 };
 
-#define TM_SHARED_HEADS ((sizeof(struct tm_shared) + 4095) / 4096 * 4096)
-#define TM_SHARED_RINGS (TM_SHARED_HEADS + (TM_RINGS * sizeof(struct tm_ring_head) + 4095) / 4096 * 4096)
+#define TM_SHARED_HEADS	 ((sizeof(struct tm_shared) + 4095) / 4096 * 4096)
+#define TM_SHARED_RINGS	 (TM_SHARED_HEADS + (TM_RINGS * sizeof(struct tm_ring_head) + 4095) / 4096 * 4096)
 #define TM_SHARED_FRAMES (TM_SHARED_RINGS + TM_RINGS * TM_RING_SIZE)
 #define TM_SHARED_SIZE	 (TM_SHARED_FRAMES + (TM_RINGS * sizeof(struct tm_ring_frames) + 4095) / 4096 * 4096)
 
@@ -310,8 +316,8 @@ struct tm_recorder_python {
 	uint16_t bytes_size, bytes_data;
 };
 
-/* A call whose beginning was seen. It is over when another return address stands at its CFA - 8, or when the thread is
-   above it. */
+/* A call whose beginning was seen. It is over when another return address stands at its CFA - 8, or when the
+   thread is above it. */
 struct tm_recorder_call {
 	uint64_t cfa, return_address;
 	uint64_t value;
@@ -325,7 +331,8 @@ struct tm_recorder_stack {
 	uint64_t generation, low, high; /* as they were when the frames were walked */
 	uint64_t freed, freed_cfa;	/* the last block that was freed, and by which call */
 	struct tm_recorder_call resize; /* the outermost that is going on, and its block; cfa 0: none */
-	/* Calls of operator new that may be going on, innermost last, and the sizes that they were asked for. */
+	/* Calls of operator new that may be going on, innermost last, and the sizes that they were asked for.
+	 */
 	struct tm_recorder_call news[4];
 };
 
@@ -351,12 +358,13 @@ static inline uint32_t tm_thread_slot(uint64_t thread_pointer)
 	return (uint32_t)((thread_pointer >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % TM_RINGS;
 }
 
-#define TM_THREAD_GONE 1u /* only while no thread with this thread pointer lives: the C library reuses them  \
-			   */
+#define TM_THREAD_GONE                                                                                       \
+	1u /* only while no thread with this thread pointer lives: the C library reuses them                 \
+	    */
 
 /*
- * The live blocks of the sample, so that frees of others are no records: sets by a hash of the address. What does not fit
- * is lost to the set, all of whose frees are recorded from then on.
+ * The live blocks of the sample, so that frees of others are no records: sets by a hash of the address. What
+ * does not fit is lost to the set, all of whose frees are recorded from then on.
  */
 #define TM_SAMPLED_SETS 8192u
 #define TM_SAMPLED_WAYS 7u
@@ -386,8 +394,8 @@ struct tm_control {
 	uint64_t last_block, last_size, last_code, last_instruction;
 	uint32_t last_total;
 	struct tm_recorder_thread threads[TM_RINGS];
-	/* Native calls: a call is in the sample by chance, on average once in so many bytes (a Poisson process by
-	   bytes); 0: all are. */
+	/* Native calls: a call is in the sample by chance, on average once in so many bytes (a Poisson
+	   process by bytes); 0: all are. */
 	uint64_t sample;
 	struct tm_sampled_set sampled[TM_SAMPLED_SETS];
 };

@@ -20,14 +20,16 @@ static void give_up(void)
 
 #define SPINS  500u
 #define YIELDS 100u
-#define SLEEP  50000u /* ns; doubled every SLEEPS times, up to SLEEP << DOUBLINGS: hundreds of threads may wait */
-#define SLEEPS 32u
+#define SLEEP                                                                                                \
+	50000u /* ns; doubled every SLEEPS times, up to SLEEP << DOUBLINGS: hundreds of threads may wait */
+#define SLEEPS	  32u
 #define DOUBLINGS 5u
 
 static void rest(unsigned turn)
 {
 	unsigned doublings = turn < SPINS + YIELDS ? 0 : (turn - SPINS - YIELDS) / SLEEPS;
-	uint64_t pause[2] = {0, (uint64_t)SLEEP << (doublings < DOUBLINGS ? doublings : DOUBLINGS)}; /* timespec */
+	uint64_t pause[2] = {0, (uint64_t)SLEEP
+					<< (doublings < DOUBLINGS ? doublings : DOUBLINGS)}; /* timespec */
 
 	if (turn < SPINS || !control->may_sleep)
 		relax();

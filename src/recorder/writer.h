@@ -6,9 +6,9 @@
  * allocator's functions, and it writes what it is told, with the stack of the calling thread, to the thread's
  * ring (shared.h has the protocol). It is compiled to one position-independent piece without a library,
  * without data of its own but the control page behind its code, and without vector registers. It allocates
- * nothing, takes no lock, and makes no system call but to sleep while the tracer is behind, and to ask for the
- * signal stack. It may be interrupted at any instruction by a signal whose handler comes here again, and left
- * at any by siglongjmp.
+ * nothing, takes no lock, and makes no system call but to sleep while the tracer is behind, and to ask for
+ * the signal stack. It may be interrupted at any instruction by a signal whose handler comes here again, and
+ * left at any by siglongjmp.
  */
 #ifndef TM_RECORDER_WRITER_H
 #define TM_RECORDER_WRITER_H
@@ -138,8 +138,9 @@ static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 {
 	struct tm_recorder_thread *likely = &control->threads[tm_thread_slot(pointer)];
 
-	return __builtin_expect(load(&likely->thread_pointer) == pointer, 1) ? likely
-									     : tm_writer_search_thread(pointer);
+	return __builtin_expect(load(&likely->thread_pointer) == pointer, 1)
+		       ? likely
+		       : tm_writer_search_thread(pointer);
 }
 
 /*
@@ -231,12 +232,12 @@ static inline struct tm_record_header *reserve(struct writer *writer, uint64_t s
 /* ---- records ---- */
 
 /*
- * A record that waits for a look, before it is committed. A handler that has interrupted it since it was reserved, and has
- * waited for a look of its own, was answered past it: the thread would take that for its own answer. Then the place is
- * given up, and another one is to be reserved.
+ * A record that waits for a look, before it is committed. A handler that has interrupted it since it was
+ * reserved, and has waited for a look of its own, was answered past it: the thread would take that for its
+ * own answer. Then the place is given up, and another one is to be reserved.
  */
-static inline bool is_overtaken(const struct writer *writer, struct tm_record_header *header, uint64_t position,
-				uint64_t size)
+static inline bool is_overtaken(const struct writer *writer, struct tm_record_header *header,
+				uint64_t position, uint64_t size)
 {
 	if (__builtin_expect(load(&writer->ring->looked) <= position, 1))
 		return false;

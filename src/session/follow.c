@@ -138,7 +138,8 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 	struct tm_error *err = session->python ? tm_python_look(session, complete) : NULL;
 	size_t armed;
 
-	tm_probe_stopped(session->probe);	if (err || session->traced == TM_SESSION_RECOGNISE)
+	tm_probe_stopped(session->probe);
+	if (err || session->traced == TM_SESSION_RECOGNISE)
 		return err;
 	if (!complete && tm_native_may_record(session))
 		return NULL; /* the recorder needs threads whose thread pointers are set */
@@ -303,7 +304,8 @@ static struct tm_error *recover_functions(struct tm_session *session, const stru
 		const struct tm_indexed_function *function = &indexed->functions[i];
 
 		if (function->has_exits && function->size >= TM_JUMP_SIZE_MAX)
-			err = tm_patch_recover(session->patches, module->bias + function->vaddr, function->bytes);
+			err = tm_patch_recover(session->patches, module->bias + function->vaddr,
+					       function->bytes);
 	}
 	return err;
 }

@@ -1,6 +1,6 @@
 /*
- * The native domain where its pads record: the recorder put in place, the rows that it walks by, and the stacks that it
- * records, each as what has changed since the record before in its ring.
+ * The native domain where its pads record: the recorder put in place, the rows that it walks by, and the
+ * stacks that it records, each as what has changed since the record before in its ring.
  */
 #include "session/session_internal.h"
 
@@ -12,7 +12,8 @@
 #include "model/call_tree.h"
 #include "recorder/row_table.h"
 
-#define STACK_GAP (1u << 20) /* below the main thread's stack the kernel keeps so many bytes free (stack_guard_gap) */
+#define STACK_GAP                                                                                            \
+	(1u << 20) /* below the main thread's stack the kernel keeps so many bytes free (stack_guard_gap) */
 
 /* A thread's stack as its last record had it: nodes of the call tree, the outermost first. */
 struct stack {
@@ -88,7 +89,8 @@ static struct tm_error *install(struct tm_session *session)
 bool tm_native_may_record(const struct tm_session *session)
 {
 	return (session->traced == TM_SESSION_NATIVE || session->traced == TM_SESSION_RECOGNISE) &&
-	       !session->native_refused && session->config->probe != TM_SESSION_PROBE_BREAKPOINT && !session->within;
+	       !session->native_refused && session->config->probe != TM_SESSION_PROBE_BREAKPOINT &&
+	       !session->within;
 }
 
 /* Is there nothing else that would do? Breakpoints draw no samples. */
@@ -121,9 +123,10 @@ static struct tm_error *give_up(struct tm_session *session)
 	struct tm_error *err;
 
 	if (wants_pads(session))
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "no allocator function of process %d can have a pad that records (-v says why)",
-				       session->info.pid);
+		return tm_error_create(
+			TM_ERROR_UNSUPPORTED,
+			"no allocator function of process %d can have a pad that records (-v says why)",
+			session->info.pid);
 	session->native_refused = true;
 	err = tm_records_disable(session);
 	tm_native_reset(session);
@@ -177,8 +180,8 @@ void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end
 
 /* ---- looking at a stack whose thread waits ---- */
 
-/* The thread's own stack, as far as that can be told: the main thread's, or one with the thread's control block at its
- * upper end (glibc's and musl's). On any other stack the tracer walks. */
+/* The thread's own stack, as far as that can be told: the main thread's, or one with the thread's control
+ * block at its upper end (glibc's and musl's). On any other stack the tracer walks. */
 static bool find_bounds(const struct tm_session *session, uint64_t sp, uint64_t thread_pointer, uint64_t *low,
 			uint64_t *high)
 {
@@ -243,8 +246,8 @@ static void walk_recorded(struct tm_session *session, const struct tm_record_nat
 		capture.regs.value[register_numbers[i]] = record->words[i];
 	capture.regs.value[session->target->arch->sp] -= sizeof(uint64_t);
 	capture.start = capture.regs.value[session->target->arch->sp];
-	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true, TM_NFRAME_MAX,
-		  &session->walk);
+	tm_unwind(session->cfi, session->target->arch, session->target->pac_mask, &capture, true,
+		  TM_NFRAME_MAX, &session->walk);
 	drop_own_frames(session);
 }
 
@@ -284,7 +287,8 @@ static struct tm_error *publish_rows(struct tm_session *session)
 	for (size_t i = 1; i < walk->count; i++)
 		if (walk->frames[i].lookup == walk->frames[i].pc - 1 &&
 		    !tm_row_get(rows_of(session), walk->frames[i].pc) &&
-		    !tm_row_put(rows_of(session), walk->frames[i].pc, make_rule(session, walk->frames[i].lookup)))
+		    !tm_row_put(rows_of(session), walk->frames[i].pc,
+				make_rule(session, walk->frames[i].lookup)))
 			return tm_error_out_of_memory();
 	return NULL;
 }
@@ -292,8 +296,8 @@ static struct tm_error *publish_rows(struct tm_session *session)
 /* ---- what a walked stack says of its call ---- */
 
 /* The call of operator new whose frame this is; NULL: it is another function's. Of a thread that waits. */
-static const struct tm_recorder_call *find_new(struct tm_session *session, const struct tm_recorder_stack *stack,
-					       const struct tm_walk_frame *frame)
+static const struct tm_recorder_call *
+find_new(struct tm_session *session, const struct tm_recorder_stack *stack, const struct tm_walk_frame *frame)
 {
 	uint64_t present;
 
@@ -302,7 +306,8 @@ static const struct tm_recorder_call *find_new(struct tm_session *session, const
 
 		if (stack->news[i].cfa != frame->cfa)
 			continue;
-		err = tm_target_read(session->target, frame->cfa - sizeof(present), &present, sizeof(present));
+		err = tm_target_read(session->target, frame->cfa - sizeof(present), &present,
+				     sizeof(present));
 		if (!err && present == stack->news[i].return_address)
 			return &stack->news[i];
 		tm_error_destroy(err);
@@ -310,9 +315,10 @@ static const struct tm_recorder_call *find_new(struct tm_session *session, const
 	return NULL;
 }
 
-/* As the recorder does it: passes operator new, and looks for other calls of an allocator up to a signal frame. *record
- * becomes operator new's. */
-static bool is_inner(struct tm_session *session, const struct tm_recorder_stack *stack, struct tm_record_native *record)
+/* As the recorder does it: passes operator new, and looks for other calls of an allocator up to a signal
+ * frame. *record becomes operator new's. */
+static bool is_inner(struct tm_session *session, const struct tm_recorder_stack *stack,
+		     struct tm_record_native *record)
 {
 	const struct tm_walk *walk = &session->walk;
 	const struct tm_recorder_call *call;
@@ -364,7 +370,8 @@ static struct tm_error *add_node(struct tm_session *session, uint32_t parent, ui
 }
 
 /* The ring's stack as of this record. A ring may hold anything: what it says was kept need not be there. */
-static struct tm_error *follow_stack(struct tm_session *session, unsigned ring, const struct tm_record_native *record)
+static struct tm_error *follow_stack(struct tm_session *session, unsigned ring,
+				     const struct tm_record_native *record)
 {
 	struct tm_native *native = session->native;
 	struct stack *stack = &native->stacks[ring];
@@ -405,7 +412,8 @@ static bool has_stack(const struct tm_record_header *record)
 }
 
 /* Another thread has the ring. */
-static struct tm_error *change_thread(struct tm_session *session, unsigned ring, const struct tm_thread *thread)
+static struct tm_error *change_thread(struct tm_session *session, unsigned ring,
+				      const struct tm_thread *thread)
 {
 	struct stack *stack = &session->native->stacks[ring];
 	const struct tm_thread before = {.tid = stack->tid};
@@ -419,8 +427,9 @@ struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, con
 				  const struct tm_record_header *record)
 {
 	const struct tm_record_native *native = (const struct tm_record_native *)record;
-	struct tm_error *err = session->native->stacks[ring].tid == thread->tid ? NULL
-									       : change_thread(session, ring, thread);
+	struct tm_error *err = session->native->stacks[ring].tid == thread->tid
+				       ? NULL
+				       : change_thread(session, ring, thread);
 
 	if (!err && has_stack(record)) {
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))

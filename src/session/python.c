@@ -355,7 +355,8 @@ struct tm_error *tm_python_disarm(struct tm_session *session)
 
 	if (!tm_python_is_armed(session))
 		return NULL;
-	err = tm_records_read(session, TM_READ_ALL, &count); /* whoever waits for a look still can be looked at */
+	err = tm_records_read(session, TM_READ_ALL,
+			      &count); /* whoever waits for a look still can be looked at */
 	err = tm_error_first(err, tm_python_disarm_probes(session->python, &session->foreign));
 	err = tm_error_first(err, tm_records_disable(session));
 	if (session->python->tracemalloc_pads)

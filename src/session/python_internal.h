@@ -22,8 +22,8 @@ struct tm_python_site {
 
 struct tm_python {
 	struct tm_memory memory;
-	struct tm_python_site *sites;	/* TM_PYTHON_SITES of them */
-	uint64_t generation;		/* rises when a code object is gone */
+	struct tm_python_site *sites; /* TM_PYTHON_SITES of them */
+	uint64_t generation;	      /* rises when a code object is gone */
 	struct tm_interpreter interpreter;
 	bool found;				      /* interpreter is valid */
 	bool was_armed;				      /* in this image or one before */

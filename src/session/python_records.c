@@ -101,8 +101,8 @@ static struct tm_error *look(struct tm_session *session, const struct tm_record_
 	return NULL;
 }
 
-struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread, uint64_t pointer,
-				  const struct tm_record_header *record)
+struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread,
+				  uint64_t pointer, const struct tm_record_header *record)
 {
 	struct tm_python *python = session->python;
 	struct tm_error *err = NULL;

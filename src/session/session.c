@@ -210,15 +210,15 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 		err = tm_target_poll(session->target, stop);
 	if (!err && stop->kind == TM_STOP_NONE)
 		pause_reading(session, count == 0);
-	else if (stop->kind == TM_STOP_BREAKPOINT) /* of a function that could not be patched: more will come */
+	else if (stop->kind ==
+		 TM_STOP_BREAKPOINT) /* of a function that could not be patched: more will come */
 		session->watch_until_ns = session->now_ns + WATCH_NS;
 	return err;
 }
 
 static struct tm_error *next_stop(struct tm_session *session, struct tm_stop *stop)
 {
-	return tm_records_on(session) ? read_and_poll(session, stop)
-					  : tm_target_wait(session->target, stop);
+	return tm_records_on(session) ? read_and_poll(session, stop) : tm_target_wait(session->target, stop);
 }
 
 static struct tm_error *loop(struct tm_session *session)
@@ -574,7 +574,8 @@ static bool has_events(const struct tm_session *session)
 	uint64_t events = 0;
 
 	for (uint32_t i = 0; i < tm_tracer_domain_count(session->tracer); i++) {
-		struct tm_totals totals = tm_tracer_totals(session->tracer, tm_tracer_domain(session->tracer, i));
+		struct tm_totals totals =
+			tm_tracer_totals(session->tracer, tm_tracer_domain(session->tracer, i));
 
 		events += totals.allocations + totals.frees + totals.unknown_frees + totals.failed;
 	}

@@ -43,8 +43,8 @@ enum tm_session_probe {
 struct tm_session_config {
 	enum tm_session_domain domain;
 	enum tm_session_probe probe;
-	bool exact;	  /* python: recycled blocks go to their new line also up to 3.12 */
-	pid_t attach_pid; /* 0: start `argv` */
+	bool exact;	      /* python: recycled blocks go to their new line also up to 3.12 */
+	pid_t attach_pid;     /* 0: start `argv` */
 	char *const *argv;    /* NULL-terminated */
 	const char *output;   /* NULL: tmtrace.COMM.PID.tmt in the current folder */
 	bool force;	      /* overwrite an existing file */
@@ -52,7 +52,7 @@ struct tm_session_config {
 	unsigned nframe;      /* 1..65535; 0: 1 for the python domain, 64 for the native one */
 	const char *within; /* count only while this Python function is on the stack: [FILE:]FUNCTION, globs;
 			       NULL: always */
-	uint64_t sample; /* mean bytes between samples of native calls, up to INT64_MAX; 0: every call */
+	uint64_t sample;    /* mean bytes between samples of native calls, up to INT64_MAX; 0: every call */
 	const char *const *skip; /* globs of function names that own no line */
 	size_t skip_count;
 	volatile sig_atomic_t *stop;	  /* set by a signal handler: end the trace */

@@ -1,9 +1,9 @@
 /*
  * What the files of the session share. session.c runs it, follow.c keeps up with exec, fork and dlopen,
- * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, records.c reads what pads record,
- * native.c makes tracebacks of that, events.c feeds the model,
- * snapshots.c takes named snapshots, saver.c writes the report while the trace goes on, record.c its
- * beginning and end, status.c tells how it goes.
+ * stacks.c makes tracebacks of captures, python.c of an interpreter's frames, records.c reads what pads
+ * record, native.c makes tracebacks of that, events.c feeds the model, snapshots.c takes named snapshots,
+ * saver.c writes the report while the trace goes on, record.c its beginning and end, status.c tells how it
+ * goes.
  */
 #ifndef TM_SESSION_SESSION_INTERNAL_H
 #define TM_SESSION_SESSION_INTERNAL_H
@@ -175,8 +175,8 @@ bool tm_python_is_inner(const struct tm_session *session);
 void tm_python_thread_gone(struct tm_session *session, const struct tm_thread *thread);
 void tm_python_reset(struct tm_session *session);	  /* exec */
 bool tm_python_records(const struct tm_session *session); /* its pads record: nothing stops */
-struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread, uint64_t pointer,
-				  const struct tm_record_header *record);
+struct tm_error *tm_python_record(struct tm_session *session, const struct tm_thread *thread,
+				  uint64_t pointer, const struct tm_record_header *record);
 void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
@@ -189,8 +189,9 @@ struct tm_error *tm_records_disable(struct tm_session *session);
 void tm_records_forget(struct tm_session *session); /* the target is not touched */
 /* Takes what was recorded. */
 struct tm_error *tm_records_read(struct tm_session *session, enum tm_reading reading, size_t *count);
-uint64_t tm_records_doorbell(const struct tm_session *session); /* changes when a thread begins to wait for us */
-void tm_records_tick(struct tm_session *session);		/* a few times a second */
+uint64_t
+tm_records_doorbell(const struct tm_session *session); /* changes when a thread begins to wait for us */
+void tm_records_tick(struct tm_session *session);      /* a few times a second */
 struct tm_error *tm_records_thread_born(struct tm_session *session, struct tm_thread *thread);
 void tm_records_thread_gone(struct tm_session *session, const struct tm_thread *thread);
 

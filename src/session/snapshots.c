@@ -44,7 +44,8 @@ struct tm_error *tm_snapshots_take_requested(struct tm_session *session)
 
 	if (session->snapshots_taken == requested)
 		return NULL;
-	err = tm_records_read(session, TM_READ_CATCH_UP, &count); /* what was recorded before the request belongs to it */
+	err = tm_records_read(session, TM_READ_CATCH_UP,
+			      &count); /* what was recorded before the request belongs to it */
 	while (!err && session->snapshots_taken != requested)
 		err = take_next(session);
 	session->next_tick_ns = session->next_save_ns = session->now_ns;

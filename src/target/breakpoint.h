@@ -55,8 +55,8 @@ void tm_breakpoints_forget_all(struct tm_breakpoints *breakpoints); /* exec */
 /* Restores the original bytes in a forked child's own copy of the memory. */
 struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, pid_t child);
 
-/* Takes one away, whoever its users are, with all threads stopped: its bytes are restored, and threads that stand in
- * pads are moved to the original code. Nothing happens where there is none. */
+/* Takes one away, whoever its users are, with all threads stopped: its bytes are restored, and threads that
+ * stand in pads are moved to the original code. Nothing happens where there is none. */
 struct tm_error *tm_breakpoint_remove(struct tm_breakpoints *breakpoints, uint64_t address, size_t *foreign);
 
 /*

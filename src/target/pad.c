@@ -298,7 +298,8 @@ static uint64_t find_placed(struct tm_pads *pads, uint64_t near_address, const u
 		const struct region *region = pads->regions.items[i];
 
 		for (unsigned j = FIRST_SLOT; in_reach(pads, region, near_address) && j < region->next; j++)
-			if (region->slots[j].original == code_of(region, j) && slot_holds(region, j, code, size))
+			if (region->slots[j].original == code_of(region, j) &&
+			    slot_holds(region, j, code, size))
 				return code_of(region, j);
 	}
 	return 0;

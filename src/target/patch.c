@@ -247,7 +247,8 @@ struct tm_error *tm_patch_recover(struct tm_patches *patches, uint64_t address, 
 	uint8_t present[TM_JUMP_SIZE_MAX];
 	struct tm_error *err = tm_target_read(target, address, present, patches->jump_size);
 
-	if (err || memcmp(present, bytes, patches->jump_size) == 0 || !is_left_jump(patches, address, present))
+	if (err || memcmp(present, bytes, patches->jump_size) == 0 ||
+	    !is_left_jump(patches, address, present))
 		return err;
 	tm_log_info("a jump at 0x%" PRIx64 " of an earlier trace is taken back", address);
 	return tm_target_write(target, address, bytes, patches->jump_size);
@@ -297,8 +298,8 @@ static struct tm_error *prepare(struct tm_patches *patches, const struct tm_patc
 	return err;
 }
 
-/* The table first: what is in the target must be known here. Threads before the jump: the relocated copy is as good
-   for them, and whoever kills the tracer must not leave one inside the bytes. */
+/* The table first: what is in the target must be known here. Threads before the jump: the relocated copy is
+   as good for them, and whoever kills the tracer must not leave one inside the bytes. */
 static struct tm_error *replace(struct tm_patches *patches, struct tm_patch *patch)
 {
 	struct tm_error *err;

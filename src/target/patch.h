@@ -57,8 +57,9 @@ struct tm_error *tm_patches_survey(struct tm_patches *patches);
  * not possible; the target is then as it was, but for a pad more. */
 struct tm_error *tm_patch_insert(struct tm_patches *patches, const struct tm_patch_request *request);
 
-/* Puts the beginning of a function back where a tracer that was killed has left a jump into a pad. `bytes`: what its
- * module's file has there, as many as a jump takes. Anything else is left as it is. All threads stand still. */
+/* Puts the beginning of a function back where a tracer that was killed has left a jump into a pad. `bytes`:
+ * what its module's file has there, as many as a jump takes. Anything else is left as it is. All threads
+ * stand still. */
 struct tm_error *tm_patch_recover(struct tm_patches *patches, uint64_t address, const uint8_t *bytes);
 
 /* Makes the call-through pad of call_pad.h for a patch, near it; *stop is where it may stop. */

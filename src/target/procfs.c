@@ -122,8 +122,9 @@ static struct tm_error *read_process(void *context, uint64_t address, void *buff
 	if (got < 0 && errno == ESRCH)
 		return tm_error_create(TM_ERROR_NO_PROCESS, "process %d is gone", pid);
 	if (got != (ssize_t)size)
-		return tm_error_create(TM_ERROR_NO_MEMORY, "cannot read %zu bytes at 0x%" PRIx64 " of process %d", size,
-				       address, pid);
+		return tm_error_create(TM_ERROR_NO_MEMORY,
+				       "cannot read %zu bytes at 0x%" PRIx64 " of process %d", size, address,
+				       pid);
 	return NULL;
 }
 

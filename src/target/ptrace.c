@@ -243,7 +243,8 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 
 /* Runs a thread by `request` until it stops as `expected` says (a status >> 8). A signal that comes first is
  * kept for later. */
-struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected)
+struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request,
+				     int expected)
 {
 	int status;
 

@@ -1,10 +1,11 @@
 /*
  * System calls that a stopped thread runs for the tracer.
  *
- * The tracer may be killed at any instruction, and the kernel lets the thread run on then, with the registers that it has.
- * So those are, from the first change to the last, such that the thread finds back by itself: the system call is
- * followed by a return to code that calls rt_sigreturn, and the stack holds a frame with all that the thread had
- * (arch/return_frame.h). Nothing of this runs where the tracer lives: it puts the registers back itself.
+ * The tracer may be killed at any instruction, and the kernel lets the thread run on then, with the registers
+ * that it has. So those are, from the first change to the last, such that the thread finds back by itself:
+ * the system call is followed by a return to code that calls rt_sigreturn, and the stack holds a frame with
+ * all that the thread had (arch/return_frame.h). Nothing of this runs where the tracer lives: it puts the
+ * registers back itself.
  */
 #include "target/ptrace_internal.h"
 
@@ -21,7 +22,8 @@
 
 /* ---- code that the target has ---- */
 
-static uint64_t find_bytes(const uint8_t *bytes, size_t size, uint64_t address, const struct tm_code_bytes *wanted)
+static uint64_t find_bytes(const uint8_t *bytes, size_t size, uint64_t address,
+			   const struct tm_code_bytes *wanted)
 {
 	for (; wanted->size; wanted++) {
 		const uint8_t *found = memmem(bytes, size, wanted->bytes, wanted->size);
@@ -80,15 +82,15 @@ static struct tm_error *find_code(struct tm_ptrace *pt)
 			search_code(pt, mapping);
 	}
 	if (!pt->syscall_insn)
-		return tm_error_create(TM_ERROR_UNSUPPORTED, "process %d has no system call instruction to run",
-				       pt->base.pid);
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "process %d has no system call instruction to run", pt->base.pid);
 	return NULL;
 }
 
 /* ---- the way back ---- */
 
-/* The thread's own stack, as far as that can be told: below another one, a signal handler's or a coroutine's, may lie
- * anything. It stays where it is while the thread lives. */
+/* The thread's own stack, as far as that can be told: below another one, a signal handler's or a coroutine's,
+ * may lie anything. It stays where it is while the thread lives. */
 static void find_room(struct tm_ptrace *pt, const struct tm_thread *thread, uint64_t sp, uint64_t pointer)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
@@ -133,10 +135,10 @@ static bool read_extended(const struct tm_thread *thread, uint8_t *bytes, size_t
 	return true;
 }
 
-/* Puts a frame onto the thread's stack. False: it cannot be; the thread is then not safe from the tracer's death until
- * its registers are back. */
-static bool write_way_back(struct tm_ptrace *pt, struct tm_thread *thread, const uint64_t *regset, uint64_t mask,
-			   struct tm_return_frame *frame)
+/* Puts a frame onto the thread's stack. False: it cannot be; the thread is then not safe from the tracer's
+ * death until its registers are back. */
+static bool write_way_back(struct tm_ptrace *pt, struct tm_thread *thread, const uint64_t *regset,
+			   uint64_t mask, struct tm_return_frame *frame)
 {
 	uint8_t extended[TM_RETURN_FRAME_MAX];
 	struct tm_return_state state = {
@@ -246,9 +248,10 @@ static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thr
 	return settle(pt, thread);
 }
 
-/* The mask is the frame's as well: between the two the thread would lose nothing but a signal's punctuality. */
-static struct tm_error *run_call(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *saved, uint64_t *regset,
-				 int64_t *result)
+/* The mask is the frame's as well: between the two the thread would lose nothing but a signal's punctuality.
+ */
+static struct tm_error *run_call(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *saved,
+				 uint64_t *regset, int64_t *result)
 {
 	size_t size = pt->base.arch->regset_size;
 	uint64_t mask;
@@ -314,6 +317,7 @@ struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_threa
 		err = prepare(pt, thread, number, arguments, saved, regset);
 	if (!err)
 		err = run_call(pt, thread, saved, regset, result);
-	thread->regs_valid = regs_valid && !err; /* as before: a stop's pc may be another one than the kernel's */
+	thread->regs_valid =
+		regs_valid && !err; /* as before: a stop's pc may be another one than the kernel's */
 	return err;
 }

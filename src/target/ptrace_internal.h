@@ -1,6 +1,6 @@
 /*
- * What ptrace.c (one stopped thread), ptrace_inject.c (system calls of it), ptrace_wait.c (what a wait status means) and ptrace_attach.c (coming
- * and going) share.
+ * What ptrace.c (one stopped thread), ptrace_inject.c (system calls of it), ptrace_wait.c (what a wait status
+ * means) and ptrace_attach.c (coming and going) share.
  */
 #ifndef TM_TARGET_PTRACE_INTERNAL_H
 #define TM_TARGET_PTRACE_INTERNAL_H
@@ -33,13 +33,13 @@ struct tm_ptrace {
 	struct tm_vector(pid_t) children;	 /* forked children that stand still until release_child */
 	/* A birth shows twice, in either order: an event of the creator, the first stop of the new task.
 	 * Tasks of which one was seen: */
-	struct tm_map unpaired; /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
-	size_t expected;	/* how many TM_BIRTH_EXPECTED */
-	uint64_t syscall_insn;	/* address of a system call instruction; 0: not looked for yet */
+	struct tm_map unpaired;		    /* tid -> TM_BIRTH_EXPECTED or TM_BIRTH_EARLY */
+	size_t expected;		    /* how many TM_BIRTH_EXPECTED */
+	uint64_t syscall_insn;		    /* address of a system call instruction; 0: not looked for yet */
 	uint64_t call_and_return, restorer; /* what a thread needs to find back by itself; 0: not there */
-	pid_t room_tid; /* whose stack has [room_low, room_high) */
+	pid_t room_tid;			    /* whose stack has [room_low, room_high) */
 	uint64_t room_low, room_high;
-	uint64_t syscall_image; /* the image in which they were looked for */
+	uint64_t syscall_image;			 /* the image in which they were looked for */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
@@ -65,10 +65,12 @@ static inline struct tm_ptrace *tm_ptrace_of(struct tm_target *target)
 /* ptrace.c */
 extern const struct tm_target_ops tm_ptrace_ops;
 struct tm_error *tm_ptrace_thread_error(const struct tm_thread *thread, const char *what); /* of errno */
-struct tm_error *tm_ptrace_get_regset(const struct tm_thread *thread, void *regset, size_t size); /* NT_PRSTATUS */
+struct tm_error *tm_ptrace_get_regset(const struct tm_thread *thread, void *regset,
+				      size_t size); /* NT_PRSTATUS */
 struct tm_error *tm_ptrace_set_regset(const struct tm_thread *thread, void *regset, size_t size);
 struct tm_error *tm_ptrace_restart(struct tm_thread *thread, int request, int signal);
-struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request, int expected);
+struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request,
+				     int expected);
 struct tm_error *tm_ptrace_block_signals(const struct tm_thread *thread, uint64_t *mask);
 struct tm_error *tm_ptrace_restore_signals(const struct tm_thread *thread, uint64_t mask);
 struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings *mappings);

@@ -1,6 +1,6 @@
 /*
- * Code bytes of the target that ours stand in for: a breakpoint instruction, a jump. How they are put back, in
- * the target and in the copy that a forked child has of it.
+ * Code bytes of the target that ours stand in for: a breakpoint instruction, a jump. How they are put back,
+ * in the target and in the copy that a forked child has of it.
  */
 #ifndef TM_TARGET_REPLACED_H
 #define TM_TARGET_REPLACED_H
@@ -16,7 +16,7 @@ struct tm_replaced {
 };
 
 /* Writes the original bytes back and reads them again. Bytes that are not ours by now are left and counted in
-   *foreign; memory that is not there any more needs nothing. */
+ *foreign; memory that is not there any more needs nothing. */
 struct tm_error *tm_replaced_restore(const struct tm_replaced *replaced, struct tm_target *target,
 				     size_t *foreign);
 

@@ -5,7 +5,8 @@
 #define FUNCTIONS 4u
 #define WHAT	  (7u << 16)
 
-/* Return addresses into the functions of the made-up program. Where they call operator new is another place. */
+/* Return addresses into the functions of the made-up program. Where they call operator new is another place.
+ */
 enum { MAIN = 0x1000, FIRST = 0x2000, APART = 0x1000, CALLS_NEW = 8, NEW = 0x8000, PAD = 0x9000 };
 
 static uint64_t hash(uint64_t number)
@@ -22,7 +23,8 @@ static size_t make_frames(uint64_t number, uint64_t frames[NATIVE_DEPTH])
 
 	frames[0] = MAIN;
 	for (size_t i = 1; i < count; i++)
-		frames[i] = FIRST + APART * ((i < NATIVE_DEPTH / 2 ? random >> 62 : random >> i % 32) % FUNCTIONS);
+		frames[i] = FIRST +
+			    APART * ((i < NATIVE_DEPTH / 2 ? random >> 62 : random >> i % 32) % FUNCTIONS);
 	if (number & NATIVE_BY_NEW)
 		frames[count - 1] += CALLS_NEW;
 	return count;
@@ -76,7 +78,8 @@ void native_resize(uint64_t cfa, uint64_t old, uint64_t size)
 
 void native_leave(uint64_t cfa, uint64_t block, uint64_t size, uint64_t old)
 {
-	leave(old ? put_words(cfa, WHAT | TM_PAD_RESIZES, old, size) : put_words(cfa, WHAT, size, size), block);
+	leave(old ? put_words(cfa, WHAT | TM_PAD_RESIZES, old, size) : put_words(cfa, WHAT, size, size),
+	      block);
 }
 
 void native_leave_new(uint64_t cfa, uint64_t block, uint64_t size)
@@ -94,8 +97,9 @@ void native_leave_inner(uint64_t cfa, uint64_t block, uint64_t size)
 
 static uint64_t rule_of(uint64_t pc)
 {
-	return (pc & ~(uint64_t)CALLS_NEW) == MAIN ? tm_row_rule(TM_ROW_OUTERMOST, 0, 0, 0)
-			  : tm_row_rule(TM_ROW_STEP, pc == PAD ? TM_ROW_IN_CALL : 0, 8 * frame_words(pc), 0);
+	return (pc & ~(uint64_t)CALLS_NEW) == MAIN
+		       ? tm_row_rule(TM_ROW_OUTERMOST, 0, 0, 0)
+		       : tm_row_rule(TM_ROW_STEP, pc == PAD ? TM_ROW_IN_CALL : 0, 8 * frame_words(pc), 0);
 }
 
 /* The stack that a waiting thread has. Returns 0 for a call that an allocator makes. */
@@ -119,8 +123,8 @@ static size_t walk(const struct tm_record_native *record, uint64_t frames[NATIVE
 	return in_call ? 0 : kept;
 }
 
-/* The memory of the thread's stacks has the size of one: it is aligned to it. Bounds that are right stay untouched: who has
-   jumped out of its waiting reads them meanwhile. */
+/* The memory of the thread's stacks has the size of one: it is aligned to it. Bounds that are right stay
+   untouched: who has jumped out of its waiting reads them meanwhile. */
 static void check_bounds(struct tm_ring_head *head, uint64_t sp)
 {
 	uint64_t size = sizeof(struct native_stack), low = sp & ~(size - 1);

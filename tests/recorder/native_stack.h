@@ -1,7 +1,7 @@
 /*
- * Native stacks for threads that record: a made-up program's, built in memory of the test's own, and what the tracer does
- * with the records of them. A stack is known by the number that it is made from, so that whoever reads a record can tell
- * whether its stack is right.
+ * Native stacks for threads that record: a made-up program's, built in memory of the test's own, and what the
+ * tracer does with the records of them. A stack is known by the number that it is made from, so that whoever
+ * reads a record can tell whether its stack is right.
  */
 #ifndef TM_TESTS_NATIVE_STACK_H
 #define TM_TESTS_NATIVE_STACK_H
@@ -9,8 +9,8 @@
 #include "recorder/plant.h"
 #include "recorder/row_table.h"
 
-#define NATIVE_WORDS 1024u /* of one stack; a signal handler has another, below it */
-#define NATIVE_DEPTH 40u   /* frames at most */
+#define NATIVE_WORDS  1024u		  /* of one stack; a signal handler has another, below it */
+#define NATIVE_DEPTH  40u		  /* frames at most */
 #define NATIVE_BY_NEW (UINT64_C(1) << 63) /* bit of a stack's number: operator new is called from there */
 
 /* ---- a thread's ---- */
@@ -22,8 +22,8 @@ struct native_stack {
 /* A stack that a call is made from; returns its canonical frame address. */
 uint64_t native_stack_set(struct native_stack *stack, bool in_handler, uint64_t number);
 
-/* The call of a function there, as the recorder's entries tell it. `old`: of a resize, which has begun with native_resize; else
-   0. */
+/* The call of a function there, as the recorder's entries tell it. `old`: of a resize, which has begun with
+   native_resize; else 0. */
 void native_resize(uint64_t cfa, uint64_t old, uint64_t size);
 void native_leave(uint64_t cfa, uint64_t block, uint64_t size, uint64_t old);
 /* The same by operator new. */
@@ -45,8 +45,8 @@ struct native_reader {
 	uint64_t turn;
 };
 
-/* Takes a record with a stack in; answers what it asks for. Now and then a row is forgotten, as if code was unmapped.
-   Returns whether the record is a call's; *right: its stack is that of `number`. */
+/* Takes a record with a stack in; answers what it asks for. Now and then a row is forgotten, as if code was
+   unmapped. Returns whether the record is a call's; *right: its stack is that of `number`. */
 bool native_reader_take(struct native_reader *reader, unsigned ring, const struct tm_record_native *record,
 			uint64_t number, bool *right);
 

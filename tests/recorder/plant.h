@@ -24,11 +24,12 @@ struct plant {
 	void (*enter)(uint64_t block, uint64_t slot);
 	uint64_t (*leave)(uint64_t block, uint64_t size, uint64_t old, uint64_t slot);
 	void (*reference)(uint64_t object);
-	uint64_t native[TM_ENTRY_COUNT]; /* addresses of the native entries: assembly, for pads (arch/record_pad.h) */
+	uint64_t native[TM_ENTRY_COUNT]; /* addresses of the native entries: assembly, for pads
+					    (arch/record_pad.h) */
 };
 
-/* What the native entries of the compiled recorder call. `words`: of a pad; a stack that stands in any memory of the test's is
-   as good as the thread's own. */
+/* What the native entries of the compiled recorder call. `words`: of a pad; a stack that stands in any memory
+   of the test's is as good as the thread's own. */
 struct plant_registers { /* of the caller, as the entry pushes them */
 	uint64_t rbp, rbx, r12, r13, r14, r15;
 };

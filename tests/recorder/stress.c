@@ -50,7 +50,7 @@ struct worker {
 	uint8_t *memory; /* stack | signal stack */
 	struct plant_frame frame;
 	struct native_stack *native;
-	uint64_t cfa; /* of its next native call */
+	uint64_t cfa;		       /* of its next native call */
 	volatile uint64_t jumps, side; /* side: the next number of the calls that are jumped out of */
 	volatile bool jumpable;
 	sigjmp_buf outside;
@@ -351,12 +351,15 @@ static bool take_native(struct run *run, unsigned ring, const struct tm_record_n
 
 	if (record->header.kind < TM_RECORD_NATIVE_ALLOCATE || record->header.kind > TM_RECORD_NATIVE_STACK)
 		return true;
-	is_call = native_reader_take(&run->native, ring, record, stack_number(record->block, record->size), &right);
+	is_call = native_reader_take(&run->native, ring, record, stack_number(record->block, record->size),
+				     &right);
 	/* Its thread may not have waited: it has jumped out, or (a bug, stress.h) was answered already. */
-	if (!right && record->header.flags & TM_RECORD_NO_FRAMES && (run->stress->jump_us || run->stress->handler_us))
+	if (!right && record->header.flags & TM_RECORD_NO_FRAMES &&
+	    (run->stress->jump_us || run->stress->handler_us))
 		run->result->unseen++;
 	else if (!right)
-		wrong(run, &record->header, "block 0x%llx, size %llu: %u frames kept, %u fresh, and the stack is wrong",
+		wrong(run, &record->header,
+		      "block 0x%llx, size %llu: %u frames kept, %u fresh, and the stack is wrong",
 		      (unsigned long long)record->block, (unsigned long long)record->size, record->kept,
 		      record->fresh);
 	return is_call;

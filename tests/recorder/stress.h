@@ -21,8 +21,10 @@ struct stress {
 	bool signal_stacks; /* handlers run on stacks of their own, above the threads' */
 	bool slow_reader;   /* gives room back in small pieces, so that threads wait */
 	bool leave_rings;   /* between generations the rings of gone threads are let go */
-	bool native;	    /* calls of native allocators, with stacks of native_stack.h; needs the compiled recorder */
-	unsigned jump_us;   /* native: a timer whose handler jumps out of the calls that a thread makes on the side; 0: none */
+	bool native; /* calls of native allocators, with stacks of native_stack.h; needs the compiled recorder
+		      */
+	unsigned jump_us; /* native: a timer whose handler jumps out of the calls that a thread makes on the
+			     side; 0: none */
 };
 
 struct stress_result {
@@ -32,11 +34,12 @@ struct stress_result {
 	uint64_t jumps, lost;	       /* calls that were left; numbers on the side that were not given */
 	uint64_t asked, walked;	       /* native: looks for rows, and instead of the recorder's walk */
 	uint64_t kept, fresh;	       /* native: frames of all records */
-	/* Native: stacks that had changed before the tracer looked. By jumps out; and by a bug: where a signal handler comes
-	   between the reservation of a record that wants a look and its commit, and waits for a look itself, the handler's
-	   look answers the outer one as well (ring->looked is one position), and the outer thread does not wait. */
+	/* Native: stacks that had changed before the tracer looked. By jumps out; and by a bug: where a
+	   signal handler comes between the reservation of a record that wants a look and its commit, and
+	   waits for a look itself, the handler's look answers the outer one as well (ring->looked is one
+	   position), and the outer thread does not wait. */
 	uint64_t unseen;
-	uint64_t wrong;		       /* records that should not have come when they came */
+	uint64_t wrong; /* records that should not have come when they came */
 	char first_wrong[160];
 };
 

@@ -48,7 +48,8 @@ static uint32_t enter_all(const uint64_t *pcs, size_t count)
 	return node;
 }
 
-#define ENTER(...) enter_all((const uint64_t[]){__VA_ARGS__}, TM_ARRAY_SIZE(((const uint64_t[]){__VA_ARGS__})))
+#define ENTER(...)                                                                                           \
+	enter_all((const uint64_t[]){__VA_ARGS__}, TM_ARRAY_SIZE(((const uint64_t[]){__VA_ARGS__})))
 
 static const struct tm_traceback *traceback_of(uint32_t node)
 {
@@ -165,8 +166,8 @@ Test(call_tree, nodes_are_found_again_after_the_tree_has_grown)
 	static uint32_t nodes[NODES];
 
 	for (uint32_t i = 0; i < NODES; i++)
-		nodes[i] = tm_call_tree_add(tree, i % 2 && i > 1 ? nodes[i - 2] : TM_CALL_TREE_ROOT, 0x1000 + i,
-					    frame_at(i % 512 * 16));
+		nodes[i] = tm_call_tree_add(tree, i % 2 && i > 1 ? nodes[i - 2] : TM_CALL_TREE_ROOT,
+					    0x1000 + i, frame_at(i % 512 * 16));
 	for (uint32_t i = 0; i < NODES; i++) {
 		uint32_t parent = i % 2 && i > 1 ? nodes[i - 2] : TM_CALL_TREE_ROOT;
 

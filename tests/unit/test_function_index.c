@@ -1,6 +1,6 @@
 /*
- * The allocator functions of this very process's modules: those of the C library, and some of the test's own whose bodies
- * are what a test wants.
+ * The allocator functions of this very process's modules: those of the C library, and some of the test's own
+ * whose bodies are what a test wants.
  */
 #include <criterion/criterion.h>
 #include <dlfcn.h>
@@ -58,7 +58,8 @@ static const struct tm_indexed_function *find(const struct tm_indexed_module *in
 
 /* ---- the C library ---- */
 
-static const char *const c_functions[] = {"malloc", "free", "calloc", "realloc", "posix_memalign", "aligned_alloc"};
+static const char *const c_functions[] = {"malloc",  "free",	       "calloc",
+					  "realloc", "posix_memalign", "aligned_alloc"};
 
 static const uint8_t *c_function(const char *name)
 {
@@ -79,7 +80,8 @@ Test(function_index, functions_of_the_c_library_are_found_with_their_rows)
 
 		cr_assert_not_null(function, "%s", c_functions[i]);
 		cr_expect_eq(function->row, tm_allocator_find(c_functions[i]));
-		cr_expect_eq(function->vaddr + module->bias, (uint64_t)(uintptr_t)address, "%s", c_functions[i]);
+		cr_expect_eq(function->vaddr + module->bias, (uint64_t)(uintptr_t)address, "%s",
+			     c_functions[i]);
 		cr_expect_gt(function->size, 0, "%s", c_functions[i]);
 		cr_expect_not(function->is_ifunc, "%s", c_functions[i]);
 	}
@@ -114,8 +116,8 @@ Test(function_index, functions_of_the_c_library_take_a_jump)
 	if (!tm_jump_size(tm_arch_host()))
 		cr_skip_test("there are no jump patches for this architecture");
 	for (size_t i = 0; i < TM_ARRAY_SIZE(c_functions); i++)
-		cr_expect_not(find(get(module_at(c_function(c_functions[i]))), c_functions[i])->jumped_into, "%s",
-			      c_functions[i]);
+		cr_expect_not(find(get(module_at(c_function(c_functions[i]))), c_functions[i])->jumped_into,
+			      "%s", c_functions[i]);
 }
 
 Test(function_index, other_functions_are_not_in_it)
@@ -181,14 +183,17 @@ Test(function_index, none_is_fine_to_destroy)
 void mi_malloc(void), mi_calloc(void), mi_realloc(void), mi_free(void), mi_zalloc(void), mi_memalign(void),
 	mi_valloc(void), mi_pvalloc(void), mi_recalloc(void);
 
-#define FUNCTION(name) "	.globl " name "\n	.type " name ", @function\n	.balign 16\n" name ":\n"
-#define SIZE(name)     "	.size " name ", . - " name "\n"
+#define FUNCTION(name)                                                                                       \
+	"	.globl " name "\n	.type " name ", @function\n	.balign 16\n" name ":\n"
+#define SIZE(name) "	.size " name ", . - " name "\n"
 
 __asm__("	.text\n"
 	/* two returns */
-	FUNCTION("mi_malloc") "	test %rdi, %rdi\n	je 1f\n	mov $1, %eax\n	ret\n1:	xor %eax, %eax\n	ret\n" SIZE("mi_malloc")
+	FUNCTION("mi_malloc") "	test %rdi, %rdi\n	je 1f\n	mov $1, %eax\n	ret\n1:	xor %eax, "
+			      "%eax\n	ret\n" SIZE("mi_malloc")
 	/* the same place by another name */
-	"	.globl mi_zalloc\n	.type mi_zalloc, @function\n	.set mi_zalloc, mi_malloc\n	.size mi_zalloc, 14\n"
+	"	.globl mi_zalloc\n	.type mi_zalloc, @function\n	.set mi_zalloc, mi_malloc\n	"
+	".size mi_zalloc, 14\n"
 	/* jumped into at its byte 2 */
 	FUNCTION("mi_free") "	xchg %ax, %ax\n	nop\n	nop\n	nop\n	ret\n" SIZE("mi_free")
 	/* jumped to at its first byte */
@@ -202,14 +207,15 @@ __asm__("	.text\n"
 	/* leaves by a jump */
 	FUNCTION("mi_pvalloc") "	jmp mi_malloc\n" SIZE("mi_pvalloc")
 	/* found out by the dynamic linker */
-	"	.globl mi_recalloc\n	.type mi_recalloc, @gnu_indirect_function\n	.balign 16\nmi_recalloc:\n"
+	"	.globl mi_recalloc\n	.type mi_recalloc, @gnu_indirect_function\n	.balign "
+	"16\nmi_recalloc:\n"
 	"	lea mi_malloc(%rip), %rax\n	ret\n" SIZE("mi_recalloc")
 	/* who jumps; with displacements of 32 bits, as between functions */
-	FUNCTION("function_index_jumps")
-	"	.byte 0xe9\n	.long mi_free + 2 - . - 4\n"
-	"	.byte 0xe9\n	.long mi_calloc - . - 4\n"
-	"	.byte 0xe9\n	.long mi_realloc + 5 - . - 4\n"
-	"	.byte 0x0f, 0x84\n	.long mi_memalign + 4 - . - 4\n" SIZE("function_index_jumps"));
+	FUNCTION("function_index_jumps") "	.byte 0xe9\n	.long mi_free + 2 - . - 4\n"
+					 "	.byte 0xe9\n	.long mi_calloc - . - 4\n"
+					 "	.byte 0xe9\n	.long mi_realloc + 5 - . - 4\n"
+					 "	.byte 0x0f, 0x84\n	.long mi_memalign + 4 - . - 4\n" SIZE(
+						 "function_index_jumps"));
 
 static const struct {
 	const char *name;
@@ -247,8 +253,8 @@ Test(function_index, own_functions)
 		cr_expect_eq(function->exits.return_count, own[i].returns, "%s", own[i].name);
 		cr_expect_eq(function->exits.tail_jumps, own[i].tail_jumps, "%s", own[i].name);
 		if (own[i].function)
-			cr_expect_eq(function->vaddr + module->bias, (uint64_t)(uintptr_t)own[i].function, "%s",
-				     own[i].name);
+			cr_expect_eq(function->vaddr + module->bias, (uint64_t)(uintptr_t)own[i].function,
+				     "%s", own[i].name);
 	}
 }
 

@@ -1,7 +1,7 @@
 /*
- * Records of native calls, made in this process: the recorder's functions are called as its entries do, with stacks that
- * the tests build in memory of their own, so that every frame and every row is what a test wants. And real pads around
- * a function of the test, with the recorder as a target is given it.
+ * Records of native calls, made in this process: the recorder's functions are called as its entries do, with
+ * stacks that the tests build in memory of their own, so that every frame and every row is what a test wants.
+ * And real pads around a function of the test, with the recorder as a target is given it.
  */
 #include <criterion/criterion.h>
 
@@ -31,7 +31,16 @@
 #define FP_OF_CALL UINT64_C(0xf0f0)
 
 /* Return addresses into functions of the made-up program. */
-enum { MAIN = 0x1010, A = 0x2020, B = 0x3030, C = 0x4040, D = 0x5050, NEW = 0x6060, NEW_ARRAY = 0x7070, PAD = 0x8080 };
+enum {
+	MAIN = 0x1010,
+	A = 0x2020,
+	B = 0x3030,
+	C = 0x4040,
+	D = 0x5050,
+	NEW = 0x6060,
+	NEW_ARRAY = 0x7070,
+	PAD = 0x8080
+};
 
 static struct scene {
 	struct plant plant;
@@ -47,7 +56,7 @@ static struct scene {
 	size_t stack_count;
 	/* The stack that calls are made from; it grows down from the end. */
 	_Alignas(64) uint64_t memory[MEMORY];
-	uint64_t cfa; /* of the next call */
+	uint64_t cfa;					     /* of the next call */
 	void (*look)(const struct tm_record_native *record); /* what the tracer does */
 	bool stop;
 } scene;
@@ -233,7 +242,8 @@ static bool resize(uint64_t old, uint64_t block, uint64_t size)
 
 static struct tm_ring_head *ring(void)
 {
-	return plant_ring(&scene.plant, (unsigned)(plant_thread(&scene.plant) - scene.plant.control->threads));
+	return plant_ring(&scene.plant,
+			  (unsigned)(plant_thread(&scene.plant) - scene.plant.control->threads));
 }
 
 static void set_bounds(void)
@@ -327,7 +337,8 @@ Test(native_recorder, sizes_and_blocks_by_what_a_pad_says)
 		{MEMALIGN, 24, (uint64_t)(uintptr_t)&out, 0, TM_RECORD_NATIVE_ALLOCATE, 0x7770, 24},
 		{MEMALIGN, 24, (uint64_t)(uintptr_t)&out, 12, TM_RECORD_NATIVE_FAIL, 0, 24},
 		/* The call's result is an int. */
-		{MEMALIGN, 24, (uint64_t)(uintptr_t)&out, 0xdead00000000, TM_RECORD_NATIVE_ALLOCATE, 0x7770, 24},
+		{MEMALIGN, 24, (uint64_t)(uintptr_t)&out, 0xdead00000000, TM_RECORD_NATIVE_ALLOCATE, 0x7770,
+		 24},
 		{REALLOC, 0, 24, 0x5000, TM_RECORD_NATIVE_ALLOCATE, 0x5000, 24},
 		{REALLOC, 0, 24, 0, TM_RECORD_NATIVE_FAIL, 0, 24},
 	};
@@ -723,7 +734,8 @@ static void provide_bounds(const struct tm_record_native *record)
 	for (unsigned i = 0; i < TM_RINGS; i++)
 		if (plant_ring(&scene.plant, i)->head) {
 			plant_ring(&scene.plant, i)->stack_low = (uint64_t)(uintptr_t)scene.memory;
-			plant_ring(&scene.plant, i)->stack_high = (uint64_t)(uintptr_t)(scene.memory + MEMORY);
+			plant_ring(&scene.plant, i)->stack_high =
+				(uint64_t)(uintptr_t)(scene.memory + MEMORY);
 		}
 }
 
@@ -769,7 +781,7 @@ Test(native_recorder, a_stack_is_told_in_as_many_records_as_it_needs)
 {
 	static const struct {
 		size_t depth, records;
-	} rows[] = {{TM_FRESH_MAX - 1, 1}, {TM_FRESH_MAX, 1},	  {TM_FRESH_MAX + 1, 2},
+	} rows[] = {{TM_FRESH_MAX - 1, 1}, {TM_FRESH_MAX, 1},	      {TM_FRESH_MAX + 1, 2},
 		    {2 * TM_FRESH_MAX, 2}, {2 * TM_FRESH_MAX + 1, 3}, {TM_FRAMES_MAX, 3}};
 	static uint64_t pcs[TM_FRAMES_MAX];
 
@@ -784,7 +796,8 @@ Test(native_recorder, a_stack_is_told_in_as_many_records_as_it_needs)
 		for (size_t k = 0; k < scene.passed; k++) {
 			bool whole = k + 1 == scene.passed;
 
-			cr_expect_eq(seen[k].kind, whole ? TM_RECORD_NATIVE_ALLOCATE : TM_RECORD_NATIVE_FRAMES);
+			cr_expect_eq(seen[k].kind,
+				     whole ? TM_RECORD_NATIVE_ALLOCATE : TM_RECORD_NATIVE_FRAMES);
 			cr_expect_leq(seen[k].fresh, TM_FRESH_MAX);
 		}
 		expect_stack(pcs, rows[i].depth);
@@ -831,7 +844,8 @@ Test(native_recorder, a_resize_that_an_allocator_makes_is_left)
 	cr_expect_eq(last()->block, 0x5000);
 }
 
-/* What is freed again by a frame that is as deep as the first is another call's: the block was given away between. */
+/* What is freed again by a frame that is as deep as the first is another call's: the block was given away
+ * between. */
 Test(native_recorder, a_free_by_a_free_is_nested)
 {
 	STACK(MAIN, A);
@@ -1124,7 +1138,8 @@ Test(native_recorder, where_a_set_of_the_sample_overflows_all_its_frees_are_told
 	drain();
 	for (size_t i = 0; i < TM_ARRAY_SIZE(blocks); i++)
 		give_back(blocks[i]);
-	give_back(0x200000 + (tm_sampled_set(0x200000) == tm_sampled_set(0x100000)) * 16); /* of another set */
+	give_back(0x200000 +
+		  (tm_sampled_set(0x200000) == tm_sampled_set(0x100000)) * 16); /* of another set */
 	drain();
 	told = scene.passed;
 	cr_expect_eq(told, TM_ARRAY_SIZE(blocks), "%zu", told);
@@ -1217,7 +1232,11 @@ static void plant_pads(void)
 	const uint64_t *native = scene.plant.native, to = (uint64_t)(uintptr_t)original,
 		       on = (uint64_t)(uintptr_t)&scene.plant.control->enabled;
 	const struct tm_record_pad_plan plans[] = {
-		{.original = to, .enabled = on, .leave = native[TM_ENTRY_NATIVE_LEAVE], .what = MALLOC, .argument_count = 1},
+		{.original = to,
+		 .enabled = on,
+		 .leave = native[TM_ENTRY_NATIVE_LEAVE],
+		 .what = MALLOC,
+		 .argument_count = 1},
 		{.original = to,
 		 .enabled = on,
 		 .entry = native[TM_ENTRY_NATIVE_RESIZE],
@@ -1280,8 +1299,9 @@ static bool is_in_call_pad(uint64_t pc)
 Test(native_pads, calls_through_pads_are_recorded)
 {
 	pthread_t tracer = begin_looking(end_stack_at_caller);
-	const unsigned kinds[] = {TM_RECORD_NATIVE_STACK, TM_RECORD_NATIVE_ALLOCATE, TM_RECORD_NATIVE_RESIZE_BEGIN,
-				  TM_RECORD_NATIVE_RESIZE_END, TM_RECORD_NATIVE_FREE};
+	const unsigned kinds[] = {TM_RECORD_NATIVE_STACK, TM_RECORD_NATIVE_ALLOCATE,
+				  TM_RECORD_NATIVE_RESIZE_BEGIN, TM_RECORD_NATIVE_RESIZE_END,
+				  TM_RECORD_NATIVE_FREE};
 
 	cr_expect_eq(call_pad(0, 10007, 0, 0x5000), 0x5000);
 	cr_expect_eq(call_pad(1, 0x5000, 10009, 0x6000), 0x6000);
@@ -1316,14 +1336,16 @@ Test(native_pads, the_tracer_gets_the_caller_s_registers_and_the_caller_keeps_th
 	uint64_t result, sum;
 
 	original_result = 0x5000;
-	__asm__ volatile("push %%rbp\n	mov $2, %%ebp\n	mov $3, %%ebx\n	mov $4, %%r12d\n	mov $5, %%r13d\n"
-			 "mov $6, %%r14d\n	mov $7, %%r15d\n	mov $10007, %%edi\n	sub $120, %%rsp\n"
-			 "call *%2\n	add $120, %%rsp\n"
-			 "lea (%%rbp, %%rbx), %1\n	add %%r12, %1\n	add %%r13, %1\n	add %%r14, %1\n	add %%r15, %1\n"
-			 "pop %%rbp"
-			 : "=&a"(result), "=&d"(sum)
-			 : "c"(pads[0])
-			 : "rbx", "r12", "r13", "r14", "r15", "rdi", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
+	__asm__ volatile(
+		"push %%rbp\n	mov $2, %%ebp\n	mov $3, %%ebx\n	mov $4, %%r12d\n	mov $5, %%r13d\n"
+		"mov $6, %%r14d\n	mov $7, %%r15d\n	mov $10007, %%edi\n	sub $120, %%rsp\n"
+		"call *%2\n	add $120, %%rsp\n"
+		"lea (%%rbp, %%rbx), %1\n	add %%r12, %1\n	add %%r13, %1\n	add %%r14, %1\n	add %%r15, "
+		"%1\n"
+		"pop %%rbp"
+		: "=&a"(result), "=&d"(sum)
+		: "c"(pads[0])
+		: "rbx", "r12", "r13", "r14", "r15", "rdi", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
 	end_looking(tracer);
 	cr_expect_eq(result, 0x5000);
 	cr_expect_eq(sum, 2 + 3 + 4 + 5 + 6 + 7);
@@ -1344,7 +1366,8 @@ Test(native_pads, a_forked_child_records_nothing)
 	pid = fork();
 	cr_assert_geq(pid, 0);
 	if (pid == 0) {
-		bool right = call_pad(0, 24, 0, 0x7000) == 0x7000 && call_pad(1, 0x7000, 24, 0x8000) == 0x8000;
+		bool right =
+			call_pad(0, 24, 0, 0x7000) == 0x7000 && call_pad(1, 0x7000, 24, 0x8000) == 0x8000;
 
 		call_pad(2, 0x8000, 0, 0);
 		_exit(right ? 0 : 1);

@@ -1,6 +1,7 @@
 /*
- * Pads that record: their bytes, what they are recognised by, and (on x86-64) what the code that they call sees, in this
- * process: every register and the words on the stack, before, in and behind the original function.
+ * Pads that record: their bytes, what they are recognised by, and (on x86-64) what the code that they call
+ * sees, in this process: every register and the words on the stack, before, in and behind the original
+ * function.
  */
 #include <criterion/criterion.h>
 #include <string.h>
@@ -52,84 +53,247 @@ static const struct shape {
 	{"enter",
 	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY},
 	 {
-		 BEGIN(0x1a, 0x06), 0xff, 0x15, 0x16, 0, 0, 0, /* call *entry(%rip) */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, NO_WORD,
+		 BEGIN(0x1a, 0x06),
+		 0xff,
+		 0x15,
+		 0x16,
+		 0,
+		 0,
+		 0, /* call *entry(%rip) */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 WORD_OF_ENTRY,
+		 NO_WORD,
 	 },
-	 57, 0, 0,
+	 57,
+	 0,
+	 0,
 	 {0, 0, 0, 0, 0, -1},
 	 {7, 4, 2, 6, 6}},
 	{"enter with a block",
 	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .needs_block = true},
 	 {
-		 BEGIN(0x1f, 0x0b), 0x48, 0x85, 0xff, /* test %rdi,%rdi */
-		 0x74, 0x06,			      /* je to the last instruction */
-		 0xff, 0x15, 0x16, 0, 0, 0,	      /* call *entry(%rip) */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, NO_WORD,
+		 BEGIN(0x1f, 0x0b),
+		 0x48,
+		 0x85,
+		 0xff, /* test %rdi,%rdi */
+		 0x74,
+		 0x06, /* je to the last instruction */
+		 0xff,
+		 0x15,
+		 0x16,
+		 0,
+		 0,
+		 0, /* call *entry(%rip) */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 WORD_OF_ENTRY,
+		 NO_WORD,
 	 },
-	 62, 0, 0,
+	 62,
+	 0,
+	 0,
 	 {0, 0, 0, 0, 0, 0, 0, -1},
 	 {7, 4, 2, 3, 2, 6, 6}},
 	{"one argument",
-	 {.original = ORIGINAL, .enabled = ENABLED, .leave = LEAVE, .what = WHAT, .argument_count = 1,
+	 {.original = ORIGINAL,
+	  .enabled = ENABLED,
+	  .leave = LEAVE,
+	  .what = WHAT,
+	  .argument_count = 1,
 	  .arguments = {0}},
 	 {
-		 BEGIN(0x2d, 0x19), 0x57, 0x57, /* push %rdi, twice */
-		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
-		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
-		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
-		 0xc3,				/* ret */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE,
+		 BEGIN(0x2d, 0x19),
+		 0x57,
+		 0x57, /* push %rdi, twice */
+		 0x68,
+		 0x03,
+		 0x05,
+		 0x34,
+		 0x12, /* push $0x12340503 */
+		 0xff,
+		 0x15,
+		 0x12,
+		 0,
+		 0,
+		 0, /* call *original(%rip) */
+		 0xff,
+		 0x15,
+		 0x24,
+		 0,
+		 0,
+		 0, /* call *leave(%rip) */
+		 0x48,
+		 0x8d,
+		 0x64,
+		 0x24,
+		 0x18, /* lea 24(%rsp),%rsp */
+		 0xc3, /* ret */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 NO_WORD,
+		 WORD_OF_LEAVE,
 	 },
-	 76, 3, 26,
+	 76,
+	 3,
+	 26,
 	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 0, 0, -1},
 	 {7, 4, 2, 1, 1, 5, 6, 6, 5, 1, 6}},
 	{"two arguments",
-	 {.original = ORIGINAL, .enabled = ENABLED, .leave = LEAVE, .what = WHAT, .argument_count = 2,
+	 {.original = ORIGINAL,
+	  .enabled = ENABLED,
+	  .leave = LEAVE,
+	  .what = WHAT,
+	  .argument_count = 2,
 	  .arguments = {2, 1}},
 	 {
-		 BEGIN(0x2d, 0x19), 0x56, 0x52, /* push %rsi; push %rdx */
-		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
-		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
-		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
-		 0xc3,				/* ret */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE,
+		 BEGIN(0x2d, 0x19),
+		 0x56,
+		 0x52, /* push %rsi; push %rdx */
+		 0x68,
+		 0x03,
+		 0x05,
+		 0x34,
+		 0x12, /* push $0x12340503 */
+		 0xff,
+		 0x15,
+		 0x12,
+		 0,
+		 0,
+		 0, /* call *original(%rip) */
+		 0xff,
+		 0x15,
+		 0x24,
+		 0,
+		 0,
+		 0, /* call *leave(%rip) */
+		 0x48,
+		 0x8d,
+		 0x64,
+		 0x24,
+		 0x18, /* lea 24(%rsp),%rsp */
+		 0xc3, /* ret */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 NO_WORD,
+		 WORD_OF_LEAVE,
 	 },
-	 76, 3, 26,
+	 76,
+	 3,
+	 26,
 	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 0, 0, -1},
 	 {7, 4, 2, 1, 1, 5, 6, 6, 5, 1, 6}},
 	{"two arguments and an entry",
-	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .leave = LEAVE, .what = WHAT,
-	  .argument_count = 2, .arguments = {0, 1}},
+	 {.original = ORIGINAL,
+	  .enabled = ENABLED,
+	  .entry = ENTRY,
+	  .leave = LEAVE,
+	  .what = WHAT,
+	  .argument_count = 2,
+	  .arguments = {0, 1}},
 	 {
-		 BEGIN(0x33, 0x1f), 0x56, 0x57, /* push %rsi; push %rdi */
-		 0x68, 0x03, 0x05, 0x34, 0x12,	/* push $0x12340503 */
-		 0xff, 0x15, 0x28, 0, 0, 0,	/* call *entry(%rip) */
-		 0xff, 0x15, 0x12, 0, 0, 0,	/* call *original(%rip) */
-		 0xff, 0x15, 0x24, 0, 0, 0,	/* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x18,	/* lea 24(%rsp),%rsp */
-		 0xc3,				/* ret */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, WORD_OF_LEAVE,
+		 BEGIN(0x33, 0x1f),
+		 0x56,
+		 0x57, /* push %rsi; push %rdi */
+		 0x68,
+		 0x03,
+		 0x05,
+		 0x34,
+		 0x12, /* push $0x12340503 */
+		 0xff,
+		 0x15,
+		 0x28,
+		 0,
+		 0,
+		 0, /* call *entry(%rip) */
+		 0xff,
+		 0x15,
+		 0x12,
+		 0,
+		 0,
+		 0, /* call *original(%rip) */
+		 0xff,
+		 0x15,
+		 0x24,
+		 0,
+		 0,
+		 0, /* call *leave(%rip) */
+		 0x48,
+		 0x8d,
+		 0x64,
+		 0x24,
+		 0x18, /* lea 24(%rsp),%rsp */
+		 0xc3, /* ret */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 WORD_OF_ENTRY,
+		 WORD_OF_LEAVE,
 	 },
-	 82, 3, 32,
+	 82,
+	 3,
+	 32,
 	 {0, 0, 0, 0, 8, 16, 24, 24, 24, 24, 0, 0, -1},
 	 {7, 4, 2, 1, 1, 5, 6, 6, 6, 5, 1, 6}},
 	{"three arguments and an entry",
-	 {.original = ORIGINAL, .enabled = ENABLED, .entry = ENTRY, .leave = LEAVE, .what = WHAT,
-	  .argument_count = 3, .arguments = {3, 4, 5}},
+	 {.original = ORIGINAL,
+	  .enabled = ENABLED,
+	  .entry = ENTRY,
+	  .leave = LEAVE,
+	  .what = WHAT,
+	  .argument_count = 3,
+	  .arguments = {3, 4, 5}},
 	 {
-		 BEGIN(0x38, 0x24), 0x41, 0x51, 0x41, 0x51, /* push %r9, twice */
-		 0x41, 0x50, 0x51,			    /* push %r8; push %rcx */
-		 0x68, 0x05, 0x05, 0x34, 0x12,		    /* push $0x12340505 */
-		 0xff, 0x15, 0x28, 0, 0, 0,		    /* call *entry(%rip) */
-		 0xff, 0x15, 0x12, 0, 0, 0,		    /* call *original(%rip) */
-		 0xff, 0x15, 0x24, 0, 0, 0,		    /* call *leave(%rip) */
-		 0x48, 0x8d, 0x64, 0x24, 0x28,		    /* lea 40(%rsp),%rsp */
-		 0xc3,					    /* ret */
-		 END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, WORD_OF_ENTRY, WORD_OF_LEAVE,
+		 BEGIN(0x38, 0x24),
+		 0x41,
+		 0x51,
+		 0x41,
+		 0x51, /* push %r9, twice */
+		 0x41,
+		 0x50,
+		 0x51, /* push %r8; push %rcx */
+		 0x68,
+		 0x05,
+		 0x05,
+		 0x34,
+		 0x12, /* push $0x12340505 */
+		 0xff,
+		 0x15,
+		 0x28,
+		 0,
+		 0,
+		 0, /* call *entry(%rip) */
+		 0xff,
+		 0x15,
+		 0x12,
+		 0,
+		 0,
+		 0, /* call *original(%rip) */
+		 0xff,
+		 0x15,
+		 0x24,
+		 0,
+		 0,
+		 0, /* call *leave(%rip) */
+		 0x48,
+		 0x8d,
+		 0x64,
+		 0x24,
+		 0x28, /* lea 40(%rsp),%rsp */
+		 0xc3, /* ret */
+		 END,
+		 WORD_OF_ORIGINAL,
+		 WORD_OF_ENABLED,
+		 WORD_OF_ENTRY,
+		 WORD_OF_LEAVE,
 	 },
-	 87, 5, 37,
+	 87,
+	 5,
+	 37,
 	 {0, 0, 0, 0, 8, 16, 24, 32, 40, 40, 40, 40, 0, 0, -1},
 	 {7, 4, 2, 2, 2, 2, 1, 5, 6, 6, 6, 5, 1, 6}},
 };
@@ -265,14 +429,16 @@ Test(record_pad, cut_off_bytes_are_refused)
 		struct tm_record_pad pad = make(&shapes[i].plan), parsed;
 
 		for (size_t size = 0; size < pad.size; size++)
-			cr_expect_not(parses(pad.code, size, &parsed), "%s, cut to %zu", shapes[i].name, size);
+			cr_expect_not(parses(pad.code, size, &parsed), "%s, cut to %zu", shapes[i].name,
+				      size);
 	}
 }
 
 Test(record_pad, changed_instructions_are_refused)
 {
 	/* Of "three arguments and an entry": bytes of opcodes, but for the pushes, and of displacements. */
-	static const uint8_t bytes[] = {0, 1, 2, 3, 7, 8, 11, 25, 26, 27, 31, 32, 33, 37, 38, 39, 43, 44, 45, 46, 48};
+	static const uint8_t bytes[] = {0,  1,	2,  3,	7,  8,	11, 25, 26, 27, 31,
+					32, 33, 37, 38, 39, 43, 44, 45, 46, 48};
 	struct tm_record_pad pad = make(&shapes[5].plan), parsed;
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(bytes); i++) {
@@ -379,42 +545,56 @@ void pad_entry(void), pad_original(void), pad_leave(void), pad_make_call(struct 
 
 /* Changes nothing but flags. */
 #define SPY(name)                                                                                            \
-	"	.globl " name "\n" name ":\n"                                                                         \
-	"	push %rax\n	push %rbx\n	lea " name "_seen(%rip), %rbx\n"                                                \
-	"	mov %rax, 0(%rbx)\n	mov %rcx, 8(%rbx)\n	mov %rdx, 16(%rbx)\n"                                       \
-	"	mov (%rsp), %rax\n	mov %rax, 24(%rbx)\n	lea 16(%rsp), %rax\n	mov %rax, 32(%rbx)\n"                  \
-	"	mov %rbp, 40(%rbx)\n	mov %rsi, 48(%rbx)\n	mov %rdi, 56(%rbx)\n"                                     \
-	"	mov %r8, 64(%rbx)\n	mov %r9, 72(%rbx)\n	mov %r10, 80(%rbx)\n	mov %r11, 88(%rbx)\n"                  \
-	"	mov %r12, 96(%rbx)\n	mov %r13, 104(%rbx)\n	mov %r14, 112(%rbx)\n	mov %r15, 120(%rbx)\n"              \
-	"	.irp k, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"                                                               \
-	"	mov 16 + 8 * \\k(%rsp), %rax\n	mov %rax, 128 + 8 * \\k(%rbx)\n	.endr\n"                              \
-	"	incq pad_calls(%rip)\n	mov pad_calls(%rip), %rax\n	mov %rax, 208(%rbx)\n"                           \
+	"	.globl " name "\n" name ":\n"                                                                \
+	"	push %rax\n	push %rbx\n	lea " name "_seen(%rip), %rbx\n"                             \
+	"	mov %rax, 0(%rbx)\n	mov %rcx, 8(%rbx)\n	mov %rdx, 16(%rbx)\n"                                      \
+	"	mov (%rsp), %rax\n	mov %rax, 24(%rbx)\n	lea 16(%rsp), %rax\n	mov %rax, "                           \
+	"32(%rbx)\n"                                                                                         \
+	"	mov %rbp, 40(%rbx)\n	mov %rsi, 48(%rbx)\n	mov %rdi, 56(%rbx)\n"                                    \
+	"	mov %r8, 64(%rbx)\n	mov %r9, 72(%rbx)\n	mov %r10, 80(%rbx)\n	mov %r11, "                           \
+	"88(%rbx)\n"                                                                                         \
+	"	mov %r12, 96(%rbx)\n	mov %r13, 104(%rbx)\n	mov %r14, 112(%rbx)\n	mov %r15, "                       \
+	"120(%rbx)\n"                                                                                        \
+	"	.irp k, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"                                                            \
+	"	mov 16 + 8 * \\k(%rsp), %rax\n	mov %rax, 128 + 8 * \\k(%rbx)\n	.endr\n"                            \
+	"	incq pad_calls(%rip)\n	mov pad_calls(%rip), %rax\n	mov %rax, 208(%rbx)\n"                          \
 	"	pop %rbx\n	pop %rax\n"
 
 /* What the original function leaves: the number of the register and these bits. */
 #define LEFT(number) (UINT64_C(0xabcdef0000000000) + (number))
 
-__asm__("	.text\n" SPY("pad_entry") "	ret\n" SPY("pad_leave") "	ret\n" SPY("pad_original")
-	"	mov $0xabcdef0000000000, %rax\n"
-	"	lea 1(%rax), %rcx\n	lea 2(%rax), %rdx\n	lea 6(%rax), %rsi\n	lea 7(%rax), %rdi\n"
-	"	lea 8(%rax), %r8\n	lea 9(%rax), %r9\n	lea 10(%rax), %r10\n	lea 11(%rax), %r11\n"
-	"	ret\n"
-	"	.globl pad_make_call\npad_make_call:\n"
-	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n	sub $8, %rsp\n"
-	"	mov %rdi, pad_call(%rip)\n	mov %rsp, 136(%rdi)\n"
-	"	mov 0(%rdi), %rax\n	mov 8(%rdi), %rcx\n	mov 16(%rdi), %rdx\n	mov 24(%rdi), %rbx\n"
-	"	mov 40(%rdi), %rbp\n	mov 48(%rdi), %rsi\n"
-	"	mov 64(%rdi), %r8\n	mov 72(%rdi), %r9\n	mov 80(%rdi), %r10\n	mov 88(%rdi), %r11\n"
-	"	mov 96(%rdi), %r12\n	mov 104(%rdi), %r13\n	mov 112(%rdi), %r14\n	mov 120(%rdi), %r15\n"
-	"	push 128(%rdi)\n	mov 56(%rdi), %rdi\n	pop -16(%rsp)\n"
-	"	call *-16(%rsp)\n	.globl pad_returned\npad_returned:\n"
-	"	push %rdi\n	mov pad_call(%rip), %rdi\n"
-	"	mov %rax, 0(%rdi)\n	mov %rcx, 8(%rdi)\n	mov %rdx, 16(%rdi)\n	mov %rbx, 24(%rdi)\n"
-	"	pop 56(%rdi)\n	mov %rsp, 32(%rdi)\n	mov %rbp, 40(%rdi)\n	mov %rsi, 48(%rdi)\n"
-	"	mov %r8, 64(%rdi)\n	mov %r9, 72(%rdi)\n	mov %r10, 80(%rdi)\n	mov %r11, 88(%rdi)\n"
-	"	mov %r12, 96(%rdi)\n	mov %r13, 104(%rdi)\n	mov %r14, 112(%rdi)\n	mov %r15, 120(%rdi)\n"
-	"	mov 136(%rdi), %rsp\n	add $8, %rsp\n"
-	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n	ret\n");
+__asm__("	.text\n" SPY("pad_entry") "	ret\n" SPY("pad_leave") "	ret\n" SPY(
+	"pad_original") "	mov $0xabcdef0000000000, %rax\n"
+			"	lea 1(%rax), %rcx\n	lea 2(%rax), %rdx\n	lea 6(%rax), %rsi\n	lea "
+			"7(%rax), %rdi\n"
+			"	lea 8(%rax), %r8\n	lea 9(%rax), %r9\n	lea 10(%rax), %r10\n	lea "
+			"11(%rax), %r11\n"
+			"	ret\n"
+			"	.globl pad_make_call\npad_make_call:\n"
+			"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push "
+			"%r14\n	push %r15\n	sub $8, %rsp\n"
+			"	mov %rdi, pad_call(%rip)\n	mov %rsp, 136(%rdi)\n"
+			"	mov 0(%rdi), %rax\n	mov 8(%rdi), %rcx\n	mov 16(%rdi), %rdx\n	mov "
+			"24(%rdi), %rbx\n"
+			"	mov 40(%rdi), %rbp\n	mov 48(%rdi), %rsi\n"
+			"	mov 64(%rdi), %r8\n	mov 72(%rdi), %r9\n	mov 80(%rdi), %r10\n	mov "
+			"88(%rdi), %r11\n"
+			"	mov 96(%rdi), %r12\n	mov 104(%rdi), %r13\n	mov 112(%rdi), %r14\n	mov "
+			"120(%rdi), %r15\n"
+			"	push 128(%rdi)\n	mov 56(%rdi), %rdi\n	pop -16(%rsp)\n"
+			"	call *-16(%rsp)\n	.globl pad_returned\npad_returned:\n"
+			"	push %rdi\n	mov pad_call(%rip), %rdi\n"
+			"	mov %rax, 0(%rdi)\n	mov %rcx, 8(%rdi)\n	mov %rdx, 16(%rdi)\n	mov "
+			"%rbx, 24(%rdi)\n"
+			"	pop 56(%rdi)\n	mov %rsp, 32(%rdi)\n	mov %rbp, 40(%rdi)\n	mov %rsi, "
+			"48(%rdi)\n"
+			"	mov %r8, 64(%rdi)\n	mov %r9, 72(%rdi)\n	mov %r10, 80(%rdi)\n	mov "
+			"%r11, 88(%rdi)\n"
+			"	mov %r12, 96(%rdi)\n	mov %r13, 104(%rdi)\n	mov %r14, 112(%rdi)\n	mov "
+			"%r15, 120(%rdi)\n"
+			"	mov 136(%rdi), %rsp\n	add $8, %rsp\n"
+			"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop "
+			"%rbp\n	pop %rbx\n	ret\n");
 
 static const uint8_t by_number[] = {RDI, RSI, RDX, RCX, R8, R9}; /* psABI x86-64, 3.2.3 */
 
@@ -473,8 +653,8 @@ static void expect_left(const char *name, const uint64_t *regs)
 {
 	for (unsigned i = 0; i < 16; i++)
 		if (i != RSP)
-			cr_expect_eq(regs[i], is_scratch(i) ? LEFT(i) : given[i], "%s: register %u is 0x%lx", name,
-				     i, (unsigned long)regs[i]);
+			cr_expect_eq(regs[i], is_scratch(i) ? LEFT(i) : given[i], "%s: register %u is 0x%lx",
+				     name, i, (unsigned long)regs[i]);
 }
 
 /* Its return address, and how deep in the pad it was called. */
@@ -482,7 +662,8 @@ static void expect_depth(const char *name, const struct seen *seen)
 {
 	uint64_t depth;
 
-	cr_expect(tm_record_pad_depth(&planted, seen->words[0] - (uint64_t)(uintptr_t)place, &depth), "%s", name);
+	cr_expect(tm_record_pad_depth(&planted, seen->words[0] - (uint64_t)(uintptr_t)place, &depth), "%s",
+		  name);
 	cr_expect_eq(seen->reg[RSP] + 8, cfa - 8 - depth, "%s", name);
 }
 
@@ -495,7 +676,8 @@ static void expect_words(const char *name, const struct seen *seen, const struct
 	cr_expect_eq(words[0], WHAT | planted.words, "%s: 0x%lx", name, (unsigned long)words[0]);
 	for (size_t i = 0; i < plan->argument_count; i++)
 		cr_expect_eq(words[1 + i], given[by_number[plan->arguments[i]]], "%s: argument %zu", name, i);
-	cr_expect_eq(words[planted.words], (uint64_t)(uintptr_t)pad_returned, "%s: the return address of the call", name);
+	cr_expect_eq(words[planted.words], (uint64_t)(uintptr_t)pad_returned,
+		     "%s: the return address of the call", name);
 }
 
 #define IS_THROUGH(shape) ((shape)->plan.leave != 0)
@@ -530,7 +712,8 @@ Test(record_pad_run, calls_come_one_after_the_other)
 		run(0x5511);
 		cr_expect_eq(pad_entry_seen.order, before, "%s", shapes[i].name);
 		cr_expect_eq(pad_original_seen.order, before + 1, "%s", shapes[i].name);
-		cr_expect_eq(pad_leave_seen.order, IS_THROUGH(&shapes[i]) ? before + 2 : 0, "%s", shapes[i].name);
+		cr_expect_eq(pad_leave_seen.order, IS_THROUGH(&shapes[i]) ? before + 2 : 0, "%s",
+			     shapes[i].name);
 		cr_expect_eq(pad_calls, before + 1 + IS_THROUGH(&shapes[i]), "%s: and once", shapes[i].name);
 	}
 }
@@ -557,8 +740,10 @@ Test(record_pad_run, an_entry_before_a_jump_stands_directly_below_the_return_add
 		cr_expect_eq(pad_entry_seen.reg[RSP], cfa - 16, "%s", shapes[i].name);
 		cr_expect_eq(pad_original_seen.reg[RSP], cfa - 8, "%s: nothing is left on the stack",
 			     shapes[i].name);
-		cr_expect_eq(pad_entry_seen.words[1], (uint64_t)(uintptr_t)pad_returned, "%s", shapes[i].name);
-		cr_expect_eq(pad_original_seen.words[0], (uint64_t)(uintptr_t)pad_returned, "%s", shapes[i].name);
+		cr_expect_eq(pad_entry_seen.words[1], (uint64_t)(uintptr_t)pad_returned, "%s",
+			     shapes[i].name);
+		cr_expect_eq(pad_original_seen.words[0], (uint64_t)(uintptr_t)pad_returned, "%s",
+			     shapes[i].name);
 	}
 }
 
@@ -624,7 +809,8 @@ Test(record_pad_run, nothing_but_the_original_is_called_while_nothing_records)
 		cr_expect_eq(pad_calls, 1, "%s", shapes[i].name);
 		expect_given(shapes[i].name, &pad_original_seen);
 		cr_expect_eq(pad_original_seen.reg[RSP], cfa - 8, "%s", shapes[i].name);
-		cr_expect_eq(pad_original_seen.words[0], (uint64_t)(uintptr_t)pad_returned, "%s", shapes[i].name);
+		cr_expect_eq(pad_original_seen.words[0], (uint64_t)(uintptr_t)pad_returned, "%s",
+			     shapes[i].name);
 		expect_left(shapes[i].name, call.reg);
 	}
 }

@@ -118,7 +118,8 @@ Test(recorder_threads, native_stacks_of_several_threads)
 	struct stress_result result;
 
 	expect_exact(PLANT_COMPILED, &stress, &result);
-	cr_expect_gt(result.asked, 10, "rows are forgotten and asked for: %llu", (unsigned long long)result.asked);
+	cr_expect_gt(result.asked, 10, "rows are forgotten and asked for: %llu",
+		     (unsigned long long)result.asked);
 	cr_expect_gt(result.kept, 1000);
 	cr_expect_gt(result.fresh, 1000);
 }

@@ -1,6 +1,7 @@
 /*
- * The frame by which a thread takes its registers back: against the one that the kernel makes for a signal handler, and
- * (on x86-64) in a child that is stopped, loses its registers, and is let go at a return instruction.
+ * The frame by which a thread takes its registers back: against the one that the kernel makes for a signal
+ * handler, and (on x86-64) in a child that is stopped, loses its registers, and is let go at a return
+ * instruction.
  */
 #include <criterion/criterion.h>
 #include <elf.h>
@@ -169,19 +170,14 @@ Test(return_frame, interrupted_calls_are_begun_again_as_the_kernel_would)
 		int64_t rax;
 		int pc; /* from where it stood */
 	} rows[] = {
-		{-512, 0, 0, -2},     /* ERESTARTSYS */
-		{-513, 7, 7, -2},     /* ERESTARTNOINTR */
-		{-514, 34, 34, -2},   /* ERESTARTNOHAND */
-		{-515, 3, -515, 0},   /* ENOIOCTLCMD: none of them */
+		{-512, 0, 0, -2},      /* ERESTARTSYS */
+		{-513, 7, 7, -2},      /* ERESTARTNOINTR */
+		{-514, 34, 34, -2},    /* ERESTARTNOHAND */
+		{-515, 3, -515, 0},    /* ENOIOCTLCMD: none of them */
 		{-516, 35, -EINTR, 0}, /* ERESTART_RESTARTBLOCK */
-		{-517, 3, -517, 0},
-		{-511, 3, -511, 0},
-		{-EINTR, 3, -EINTR, 0},
-		{512, 3, 512, 0},
-		{0, 3, 0, 0},
-		{-512, -1, -512, 0}, /* in no call */
-		{-514, -1, -514, 0},
-		{-516, -1, -516, 0},
+		{-517, 3, -517, 0},    {-511, 3, -511, 0},  {-EINTR, 3, -EINTR, 0},
+		{512, 3, 512, 0},      {0, 3, 0, 0},	    {-512, -1, -512, 0}, /* in no call */
+		{-514, -1, -514, 0},   {-516, -1, -516, 0},
 	};
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++) {
@@ -225,7 +221,8 @@ static uint64_t kernel_word(size_t offset)
 /* The registers that the kernel's frame has, as ptrace would give them. */
 static void take_kernel_s_registers(void)
 {
-	/* user_regs_struct's words by those of sigcontext_64: r8 to r15, rdi rsi rbp rbx rdx rax rcx rsp rip */
+	/* user_regs_struct's words by those of sigcontext_64: r8 to r15, rdi rsi rbp rbx rdx rax rcx rsp rip
+	 */
 	static const uint8_t order[] = {9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16};
 	uint64_t segments = kernel_word(CONTEXT + 8 * 18), features;
 
@@ -264,8 +261,8 @@ static void expect_kernel_s_extended(const uint8_t *ours)
 	cr_expect_eq(software.features, kernel_s.features & ~AMX);
 	cr_expect_eq(software.extended_size, software.size + 4);
 	cr_expect_eq(kernel_s.extended_size, kernel_s.size + 4);
-	cr_expect(software.size == kernel_s.size || kernel_s.features & AMX, "%u bytes, not %u", software.size,
-		  kernel_s.size);
+	cr_expect(software.size == kernel_s.size || kernel_s.features & AMX, "%u bytes, not %u",
+		  software.size, kernel_s.size);
 	cr_expect_eq(ours + software.extended_size, frame.bytes + frame.size);
 	cr_expect_eq(present, kernel_present & ~AMX);
 	cr_expect_arr_eq(ours, kernel.extended, XCR0);
@@ -288,7 +285,8 @@ Test(return_frame, is_what_the_kernel_puts_before_a_handler)
 	take_kernel_s_registers();
 	cr_assert(tm_return_frame_make(arch, &state, &frame));
 	cr_expect_eq(word_at(0), kernel_word(0), "restorer");
-	cr_expect_eq(word_at(UCONTEXT), kernel_word(UCONTEXT), "flags 0x%lx", (unsigned long)kernel_word(UCONTEXT));
+	cr_expect_eq(word_at(UCONTEXT), kernel_word(UCONTEXT), "flags 0x%lx",
+		     (unsigned long)kernel_word(UCONTEXT));
 	for (unsigned i = 0; i <= 18; i++)
 		cr_expect_eq(context_word(i), kernel_word(CONTEXT + 8 * i), "word %u of the context", i);
 	cr_expect_eq(word_at(MASK), kernel_word(MASK), "mask");
@@ -297,17 +295,17 @@ Test(return_frame, is_what_the_kernel_puts_before_a_handler)
 
 /* ---- in a child ---- */
 
-#define VECTORS	     16u
-#define SPIN_FLAGS   0xcc5u /* CF PF ZF SF DF OF */
-#define ROUND_UP     0x5f80u /* mxcsr: rounding up, exceptions masked */
-#define SLEEP	     1000
+#define VECTORS	   16u
+#define SPIN_FLAGS 0xcc5u  /* CF PF ZF SF DF OF */
+#define ROUND_UP   0x5f80u /* mxcsr: rounding up, exceptions masked */
+#define SLEEP	   1000
 
 /* What the child tells; and what its registers were when it went on. The assembly below knows the offsets. */
 struct told {
-	uint64_t reg[16];		/* 0: in the order of instruction encoding */
-	uint64_t flags;			/* 128 */
-	uint32_t mxcsr, unused;		/* 136 */
-	uint8_t vector[VECTORS][32];	/* 144 */
+	uint64_t reg[16];	     /* 0: in the order of instruction encoding */
+	uint64_t flags;		     /* 128 */
+	uint32_t mxcsr, unused;	     /* 136 */
+	uint8_t vector[VECTORS][32]; /* 144 */
 };
 
 static struct shared {
@@ -317,7 +315,7 @@ static struct shared {
 	stack_t stack;
 	int64_t result;
 	uint64_t bytes;
-} *shared;
+} * shared;
 
 struct told frame_given, frame_told;
 uint64_t frame_next, frame_rsp;
@@ -326,8 +324,7 @@ extern const char frame_spin[], frame_done[], frame_ret[], frame_restorer[];
 void frame_go(void);
 
 /* Loads the registers of frame_given, and spins until frame_next leads to frame_done: then stores them. */
-#define EACH_VECTOR                                                                                          \
-	"	.irp k, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+#define EACH_VECTOR "	.irp k, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
 __asm__("	.text\n"
 	"	.globl frame_go, frame_spin, frame_done, frame_ret, frame_restorer\n"
 	"frame_go:\n"
@@ -335,9 +332,9 @@ __asm__("	.text\n"
 	"	mov %rsp, frame_rsp(%rip)\n"
 	"	lea frame_spin(%rip), %rax\n	mov %rax, frame_next(%rip)\n"
 	"	lea frame_given(%rip), %rdi\n	ldmxcsr 136(%rdi)\n"
-	"	cmpl $0, frame_has_ymm(%rip)\n	je 1f\n"
-	EACH_VECTOR "	vmovups 144 + 32 * \\k(%rdi), %ymm\\k\n	.endr\n	jmp 2f\n1:\n"
-	EACH_VECTOR "	movups 144 + 32 * \\k(%rdi), %xmm\\k\n	.endr\n2:\n"
+	"	cmpl $0, frame_has_ymm(%rip)\n	je 1f\n" EACH_VECTOR
+	"	vmovups 144 + 32 * \\k(%rdi), %ymm\\k\n	.endr\n	jmp 2f\n1:\n" EACH_VECTOR
+	"	movups 144 + 32 * \\k(%rdi), %xmm\\k\n	.endr\n2:\n"
 	"	push 128(%rdi)\n	popf\n"
 	"	mov 0(%rdi), %rax\n	mov 8(%rdi), %rcx\n	mov 16(%rdi), %rdx\n	mov 24(%rdi), %rbx\n"
 	"	mov 40(%rdi), %rbp\n	mov 48(%rdi), %rsi\n"
@@ -354,9 +351,9 @@ __asm__("	.text\n"
 	"	mov %r12, 96(%rdi)\n	mov %r13, 104(%rdi)\n	mov %r14, 112(%rdi)\n	mov %r15, 120(%rdi)\n"
 	"	mov frame_rsp(%rip), %rsp\n"
 	"	pushf\n	pop 128(%rdi)\n	cld\n	stmxcsr 136(%rdi)\n"
-	"	cmpl $0, frame_has_ymm(%rip)\n	je 1f\n"
-	EACH_VECTOR "	vmovups %ymm\\k, 144 + 32 * \\k(%rdi)\n	.endr\n	vzeroupper\n	jmp 2f\n1:\n"
-	EACH_VECTOR "	movups %xmm\\k, 144 + 32 * \\k(%rdi)\n	.endr\n2:\n"
+	"	cmpl $0, frame_has_ymm(%rip)\n	je 1f\n" EACH_VECTOR
+	"	vmovups %ymm\\k, 144 + 32 * \\k(%rdi)\n	.endr\n	vzeroupper\n	jmp 2f\n1:\n" EACH_VECTOR
+	"	movups %xmm\\k, 144 + 32 * \\k(%rdi)\n	.endr\n2:\n"
 	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n"
 	"frame_ret:\n	ret\n"
 	"frame_restorer:\n	mov $15, %rax\n	syscall\n	ud2\n");
@@ -542,14 +539,15 @@ Test(return_frame, gives_all_registers_back)
 	let_spin_end();
 	for (unsigned i = 0; i < 16; i++)
 		if (i != 4)
-			cr_expect_eq(shared->told.reg[i], UINT64_C(0x0101010101010101) * (i + 1), "register %u", i);
+			cr_expect_eq(shared->told.reg[i], UINT64_C(0x0101010101010101) * (i + 1),
+				     "register %u", i);
 	cr_expect_eq(shared->told.reg[4], regset[REGS_RSP]);
 	cr_expect_eq(shared->told.flags & SPIN_FLAGS, SPIN_FLAGS);
 	cr_expect_eq(shared->told.mxcsr, ROUND_UP);
 	for (unsigned i = 0; i < VECTORS * 32; i++)
 		if (shared->result || i % 32 < 16)
-			cr_expect_eq(shared->told.vector[i / 32][i % 32], (uint8_t)(i * 7 + 1), "byte %u of vector %u",
-				     i % 32, i / 32);
+			cr_expect_eq(shared->told.vector[i / 32][i % 32], (uint8_t)(i * 7 + 1),
+				     "byte %u of vector %u", i % 32, i / 32);
 }
 
 Test(return_frame, sets_the_signal_mask_and_keeps_the_signal_stack)
@@ -688,7 +686,8 @@ Test(return_frame, the_c_libraries_have_the_code_that_is_looked_for)
 
 		if (!tm_elf_code_read(paths[i], &code))
 			continue;
-		cr_expect(has_code(&code, tm_call_and_return_code(arch)), "%s: a call and a return", paths[i]);
+		cr_expect(has_code(&code, tm_call_and_return_code(arch)), "%s: a call and a return",
+			  paths[i]);
 		cr_expect(has_code(&code, tm_restorer_code(arch)), "%s: a restorer", paths[i]);
 		tm_elf_code_deinit(&code);
 		seen++;

@@ -10,7 +10,8 @@ static struct tm_row_table table;
 /* Of the memory file what lies before the rings. */
 static void setup(void)
 {
-	void *memory = mmap(NULL, TM_SHARED_HEADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory =
+		mmap(NULL, TM_SHARED_HEADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	cr_assert_neq(memory, MAP_FAILED);
 	table = (struct tm_row_table){.shared = memory};
@@ -67,8 +68,8 @@ Test(row_table, what_was_put_is_there)
 	for (uint64_t i = 1; i <= 1000; i++)
 		put(0x7f0000000000 + i * 0x111, (int64_t)i * 8);
 	for (uint64_t i = 1; i <= 1000; i++)
-		cr_assert_eq(tm_row_get(&table, 0x7f0000000000 + i * 0x111), rule_of((int64_t)i * 8), "row %lu",
-			     (unsigned long)i);
+		cr_assert_eq(tm_row_get(&table, 0x7f0000000000 + i * 0x111), rule_of((int64_t)i * 8),
+			     "row %lu", (unsigned long)i);
 }
 
 Test(row_table, a_row_is_put_near_where_there_is_room)
@@ -207,14 +208,13 @@ Test(row_table, an_empty_range_forgets_nothing)
 
 Test(row_table, a_rule_gives_back_what_it_was_made_of)
 {
-	static const int64_t offsets[] = {0, 8, -8, 1, -1, 0x7f, -0x80, 0xffff, -0x10000, FAR - 1, 1 - FAR, -FAR};
-	static const uint64_t flags[] = {0,
-					 TM_ROW_CFA_FROM_FP,
-					 TM_ROW_FP_SAVED,
-					 TM_ROW_IN_CALL,
+	static const int64_t offsets[] = {0,	 8,	 -8,	   1,	    -1,	     0x7f,
+					  -0x80, 0xffff, -0x10000, FAR - 1, 1 - FAR, -FAR};
+	static const uint64_t flags[] = {0, TM_ROW_CFA_FROM_FP, TM_ROW_FP_SAVED, TM_ROW_IN_CALL,
 					 TM_ROW_CFA_FROM_FP | TM_ROW_FP_SAVED | TM_ROW_IN_CALL};
 	static const enum tm_row_kind kinds[] = {TM_ROW_STEP, TM_ROW_OUTERMOST, TM_ROW_LOOK};
-	size_t count = TM_ARRAY_SIZE(offsets), all = TM_ARRAY_SIZE(kinds) * TM_ARRAY_SIZE(flags) * count * count;
+	size_t count = TM_ARRAY_SIZE(offsets),
+	       all = TM_ARRAY_SIZE(kinds) * TM_ARRAY_SIZE(flags) * count * count;
 
 	for (size_t i = 0; i < all; i++) {
 		int64_t cfa = offsets[i % count], fp = offsets[i / count % count];
