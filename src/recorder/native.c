@@ -13,6 +13,8 @@
  * word that is read lies between the stack pointer and the upper end of the thread's own stack, so that no
  * CFI can lead the recorder to memory that is not there.
  */
+#include "recorder/sample.h"
+#include "recorder/stack_walk.h"
 #include "recorder/writer.h"
 
 /* ---- entries ---- */
@@ -56,7 +58,7 @@ __asm__(".pushsection .text\n"
 	"	call tm_native_resize\n" TAKE_BACK END
 		/* Where the tracer has to look, the registers that the call and the recorder have kept are
 		   given to it. */
-			BEGIN("tm_native_leave_entry") KEEP
+		BEGIN("tm_native_leave_entry") KEEP
 	"	mov %rax, %rdi\n	lea " KEPT "+8(%rsp), %rsi\n"
 	"	mov %rbp, %rdx\n"
 	"	call tm_native_leave\n"
@@ -91,23 +93,7 @@ static inline void put_block_word(struct writer *writer, unsigned kind, unsigned
 	commit(&record->header, position, kind, flags, sizeof(*record));
 }
 
-/* ---- calls that are going on ---- */
-
-static inline struct tm_recorder_call call_at(uint64_t cfa, uint64_t value)
-{
-	return (struct tm_recorder_call){cfa, word_at(cfa - 8), value, 0};
-}
-
-/* Does the call stand on the thread's own stack, so that its return address can be read? */
-static inline bool is_on_stack(const struct tm_recorder_stack *stack, const struct tm_recorder_call *call)
-{
-	return call->cfa - 8 >= stack->low && call->cfa <= stack->high;
-}
-
-static inline bool has_return_address(const struct tm_recorder_call *call)
-{
-	return word_at(call->cfa - 8) == call->return_address;
-}
+/* ---- before a call ---- */
 
 /* A resize that a jump has left. Where the stack is another one it cannot be told, and is left for later. */
 static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
@@ -121,113 +107,6 @@ static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
 	stack->resize.cfa = 0;
 	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
 }
-
-#define NEWS                                                                                                 \
-	(sizeof(((struct tm_recorder_stack *)0)->news) / sizeof(((struct tm_recorder_stack *)0)->news[0]))
-
-static inline uint32_t count_news(const struct tm_recorder_stack *stack)
-{
-	return stack->new_count <= NEWS ? stack->new_count : NEWS;
-}
-
-/* Is one of the calls of operator new that were seen going on above a frame? */
-static inline bool is_in_new(const struct tm_recorder_stack *stack, uint64_t cfa)
-{
-	for (uint32_t i = count_news(stack); __builtin_expect(i-- > 0, 0);)
-		if (stack->news[i].cfa > cfa && is_on_stack(stack, &stack->news[i]) &&
-		    has_return_address(&stack->news[i]))
-			return true;
-	return false;
-}
-
-/* ---- the sample ---- */
-
-/* xorshift64*: Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled". */
-static uint64_t next_random(struct tm_recorder_thread *thread)
-{
-	uint64_t x = thread->random ? thread->random : time_stamp() ^ thread->thread_pointer << 16 ^ 1;
-
-	x ^= x >> 12;
-	x ^= x << 25;
-	x ^= x >> 27;
-	thread->random = x;
-	return x * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-#define FRACTION_BITS 24u
-#define LN2	      UINT64_C(11629080) /* ln 2, with as many bits of fraction */
-
-/* -log2(u / 2^64), with FRACTION_BITS bits of fraction, bit by bit: squaring doubles a logarithm. */
-static uint64_t negative_log2(uint64_t u)
-{
-	unsigned zeros = (unsigned)__builtin_clzll(u | 1);
-	uint64_t mantissa = (u | 1) << zeros, fraction = 0; /* in [2^63, 2^64): 1 to 2 */
-
-	for (unsigned i = 0; i < FRACTION_BITS; i++) {
-		unsigned __int128 square = (unsigned __int128)mantissa * mantissa;
-		bool carries = square >> 127;
-
-		mantissa = (uint64_t)(square >> (carries ? 64 : 63));
-		fraction = fraction << 1 | carries;
-	}
-	return ((uint64_t)(zeros + 1) << FRACTION_BITS) - fraction;
-}
-
-/* Bytes to the next point of the process: exponentially distributed. */
-static __attribute__((noinline, cold)) void draw_interval(struct tm_recorder_thread *thread)
-{
-	unsigned __int128 nats = (unsigned __int128)negative_log2(next_random(thread)) * LN2;
-	uint64_t bytes = (uint64_t)(nats * control->sample >> 2 * FRACTION_BITS);
-
-	thread->sample_left = (int64_t)(bytes >> 62 ? INT64_MAX / 2 : bytes) + 1;
-}
-
-/* Does a point of the process lie in the call's bytes? What comes behind it does not depend on how far behind
-   it the call ends. */
-static inline bool is_in_sample(struct tm_recorder_thread *thread, uint64_t size)
-{
-	if (__builtin_expect(!thread->random, 0))
-		draw_interval(thread);
-	size = size ? size : 1;
-	if (__builtin_expect(size < (uint64_t)thread->sample_left, 1)) {
-		thread->sample_left -= (int64_t)size;
-		return false;
-	}
-	draw_interval(thread);
-	return true;
-}
-
-static inline bool replace_way(uint64_t *way, uint64_t present, uint64_t by)
-{
-	return __atomic_compare_exchange_n(way, &present, by, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-
-static void remember_sampled(uint64_t block)
-{
-	struct tm_sampled_set *set = &control->sampled[tm_sampled_set(block)];
-
-	for (unsigned i = 0; i < TM_SAMPLED_WAYS; i++)
-		if (load(&set->blocks[i]) == block)
-			return;
-	for (unsigned i = 0; i < TM_SAMPLED_WAYS; i++)
-		if (replace_way(&set->blocks[i], 0, block))
-			return;
-	store(&set->overflowed, 1);
-}
-
-/* Was the block in the sample, or may it have been? It is given back, and so is forgotten. */
-static inline bool take_sampled(uint64_t block)
-{
-	struct tm_sampled_set *set = &control->sampled[tm_sampled_set(block)];
-
-	for (unsigned i = 0; i < TM_SAMPLED_WAYS; i++)
-		if (__builtin_expect(load(&set->blocks[i]) == block, 0) &&
-		    replace_way(&set->blocks[i], block, 0))
-			return true;
-	return __builtin_expect(load(&set->overflowed) != 0, 0);
-}
-
-/* ---- before a call ---- */
 
 /* Called by another function of an allocator, which is told by itself? Then it concerns known blocks only, as
    a free that stands where nothing but the last one can have called it. */
@@ -280,15 +159,6 @@ ENTRY void tm_native_new(uint64_t size, uint64_t cfa)
 	end(&writer);
 }
 
-/* The call of operator new whose frame has this CFA; NULL: it is another function's. */
-static inline const struct tm_recorder_call *find_new(const struct tm_recorder_stack *stack, uint64_t cfa)
-{
-	for (uint32_t i = count_news(stack); __builtin_expect(i-- > 0, 0);)
-		if (stack->news[i].cfa == cfa && word_at(cfa - 8) == stack->news[i].return_address)
-			return &stack->news[i];
-	return NULL;
-}
-
 ENTRY void tm_native_loader(void)
 {
 	struct tm_record_header *header;
@@ -305,12 +175,6 @@ ENTRY void tm_native_loader(void)
 		tm_writer_wait_for_look(&writer, position + sizeof(*header));
 	}
 	end(&writer);
-}
-
-/* The canonical frame address of the call that a pad's words belong to. */
-static inline uint64_t cfa_of(const uint64_t *words)
-{
-	return (uint64_t)(words + TM_PAD_WORDS(words[0]) + 1);
 }
 
 ENTRY void tm_native_resize(const uint64_t *words)
@@ -333,204 +197,6 @@ ENTRY void tm_native_resize(const uint64_t *words)
 	}
 	put_block_word(&writer, TM_RECORD_NATIVE_RESIZE_BEGIN, 0, old);
 	end(&writer);
-}
-
-/* ---- the walk ---- */
-
-static inline struct tm_ring_frames *frames_of(const struct writer *writer)
-{
-	return (struct tm_ring_frames *)(control->shared + TM_SHARED_FRAMES) +
-	       (writer->thread - control->threads);
-}
-
-/* The address is looked at twice, for the tracer may put another row in the place. */
-static inline uint64_t find_in_set(const struct tm_recorder_row set[TM_ROW_WAYS], uint64_t return_address)
-{
-	for (unsigned i = 0; i < TM_ROW_WAYS; i++) {
-		uint64_t rule;
-
-		if (__builtin_expect(load(&set[i].return_address) != return_address, 0))
-			continue;
-		rule = load(&set[i].rule);
-		return load(&set[i].return_address) == return_address ? rule : 0;
-	}
-	return 0;
-}
-
-/* The rule for a return address; 0: there is none yet. */
-static inline uint64_t find_rule(uint64_t return_address)
-{
-	const struct tm_shared *shared = shared_words();
-	uint64_t rule = find_in_set(shared->near_rows[tm_row_near_set(return_address)], return_address);
-
-	return __builtin_expect(rule != 0, 1)
-		       ? rule
-		       : find_in_set(shared->far_rows[tm_row_far_set(return_address)], return_address);
-}
-
-struct walk {
-	uint64_t pc, sp, fp; /* of the frame to be passed next */
-	uint64_t high;	     /* end of the stack */
-	uint32_t kept, fresh;
-	const struct tm_recorder_call
-		*wrapper; /* the outermost operator new that made the call; NULL: none */
-	uint64_t wrapper_pc;
-};
-
-enum walked {
-	WALKED,
-	INNER,	 /* the call was made by another call of an allocator */
-	MISSING, /* a row is missing */
-	LOOK,	 /* the tracer has to walk */
-};
-
-static inline bool has_fp_of(const struct tm_recorder_frame *frame, const struct tm_recorder_frame *above)
-{
-	return word_at(frame->cfa + (uint64_t)tm_row_fp_offset(frame->rule)) == above->fp;
-}
-
-/* NULL: all frames from this one up are where they were; else the first that leads elsewhere now. The end of
-   the stack (known[0]) has the pc 0, which is what the outermost frame returns to where no row says that it
-   is one. */
-static inline const struct tm_recorder_frame *find_broken(const struct tm_recorder_frame *known,
-							  const struct tm_recorder_frame *frame)
-{
-	const struct tm_recorder_frame *outermost =
-		known + (tm_row_kind(known[1].rule) == TM_ROW_OUTERMOST ? 1 : 0);
-
-	for (; frame > outermost; frame--)
-		if (word_at(frame->cfa - 8) != frame[-1].pc ||
-		    __builtin_expect((frame->rule & TM_FRAME_FP_RESTORED) && !has_fp_of(frame, &frame[-1]),
-				     0))
-			return frame;
-	return NULL;
-}
-
-/* Is this frame among the known ones, and all above it? *candidates: those that may be. */
-static inline bool is_known(struct tm_ring_frames *frames, const struct tm_recorder_frame *frame,
-			    uint32_t *candidates)
-{
-	const struct tm_recorder_frame *known = frames->known, *broken;
-	uint32_t at = *candidates;
-
-	while (known[at].cfa < frame->cfa) /* known[0] has the highest of all */
-		at--;
-	*candidates = at;
-	if (!at || known[at].cfa != frame->cfa || known[at].pc != frame->pc ||
-	    ((known[at].rule & TM_FRAME_FP_MATTERS) && known[at].fp != frame->fp))
-		return false;
-	broken = find_broken(known, &known[at]);
-	if (__builtin_expect(!broken, 1))
-		return true;
-	*candidates = (uint32_t)(broken - known) - 1;
-	return false;
-}
-
-/* The frame at walk->pc by its row; goes on to its caller. */
-static inline enum walked pass(struct walk *walk, struct tm_recorder_frame *frame)
-{
-	uint64_t rule = find_rule(walk->pc), cfa;
-
-	if (__builtin_expect(!rule, 0))
-		return MISSING;
-	*frame = (struct tm_recorder_frame){walk->pc, UINT64_MAX - 1, walk->fp, rule};
-	if (tm_row_kind(rule) == TM_ROW_OUTERMOST) {
-		walk->pc = 0;
-		return WALKED;
-	}
-	cfa = (rule & TM_ROW_CFA_FROM_FP ? walk->fp : walk->sp) + (uint64_t)tm_row_cfa_offset(rule);
-	if (__builtin_expect(tm_row_kind(rule) != TM_ROW_STEP || cfa <= walk->sp || cfa > walk->high, 0))
-		return LOOK;
-	if (rule & TM_ROW_FP_SAVED) {
-		uint64_t place = cfa + (uint64_t)tm_row_fp_offset(rule);
-
-		if (__builtin_expect(place < walk->sp || place > walk->high - 8, 0))
-			return LOOK;
-		walk->fp = word_at(place);
-	}
-	frame->cfa = cfa;
-	walk->sp = cfa;
-	walk->pc = word_at(cfa - 8);
-	return WALKED;
-}
-
-/* Frames of operator new that made the call own no line. */
-static inline enum walked pass_wrappers(struct walk *walk, const struct tm_recorder_stack *stack,
-					struct tm_recorder_frame *frame)
-{
-	for (;;) {
-		enum walked walked = pass(walk, frame);
-		const struct tm_recorder_call *wrapper =
-			walked == WALKED ? find_new(stack, frame->cfa) : NULL;
-
-		if (!wrapper)
-			return walked;
-		if (wrapper->stops)
-			return INNER;
-		walk->wrapper = wrapper;
-		walk->wrapper_pc = frame->pc;
-		if (!walk->pc)
-			return LOOK;
-	}
-}
-
-static inline enum walked climb(struct walk *walk, const struct tm_recorder_stack *stack,
-				struct tm_ring_frames *frames)
-{
-	struct tm_recorder_frame *frame = frames->walked;
-	uint32_t candidates = stack->count;
-	enum walked walked = pass_wrappers(walk, stack, frame);
-
-	walk->kept = walk->fresh = 0;
-	for (; walked == WALKED; walked = pass(walk, frame)) {
-		if (__builtin_expect((frame->rule & TM_ROW_IN_CALL) ||
-					     (walk->fresh && find_new(stack, frame->cfa)),
-				     0))
-			return INNER;
-		if (is_known(frames, frame, &candidates)) {
-			walk->kept = candidates;
-			return WALKED;
-		}
-		if (++walk->fresh + candidates > TM_FRAMES_MAX)
-			return LOOK;
-		frame++;
-		if (!walk->pc)
-			return WALKED;
-	}
-	return walked;
-}
-
-/* Frames of another stack, or of code that may have been replaced, are not known any more. */
-static inline void check_known(struct writer *writer)
-{
-	struct tm_recorder_stack *stack = &writer->thread->stack;
-	const struct tm_ring_head *ring = writer->ring;
-	uint64_t generation = load(&shared_words()->generation);
-
-	if (__builtin_expect(stack->low == ring->stack_low && stack->high == ring->stack_high &&
-				     stack->generation == generation,
-			     1))
-		return;
-	stack->low = ring->stack_low;
-	stack->high = ring->stack_high;
-	stack->generation = generation;
-	stack->count = 0;
-}
-
-/* The stack of a call whose pad has these words, from the frame that made it up. */
-static inline enum walked walk_stack(struct writer *writer, struct walk *walk, const uint64_t *words,
-				     uint64_t fp)
-{
-	const struct tm_recorder_stack *stack = &writer->thread->stack;
-	struct tm_ring_frames *frames = frames_of(writer);
-	uint64_t cfa = cfa_of(words);
-
-	check_known(writer);
-	if (__builtin_expect(cfa - 8 < stack->low || cfa > stack->high, 0))
-		return stack->high ? LOOK : MISSING;
-	frames->known[0].cfa = UINT64_MAX;
-	*walk = (struct walk){.pc = word_at(cfa - 8), .sp = cfa, .fp = fp, .high = stack->high};
-	return climb(walk, stack, frames);
 }
 
 /* ---- records behind a call ---- */

@@ -411,7 +411,8 @@ static bool has_stack(const struct tm_record_header *record)
 	return false;
 }
 
-/* Another thread has the ring. */
+/* Another thread has the ring; what it keeps of the stack may be the same, where it has the other's memory
+   for a stack (C libraries give that away again). */
 static struct tm_error *change_thread(struct tm_session *session, unsigned ring,
 				      const struct tm_thread *thread)
 {
@@ -419,7 +420,6 @@ static struct tm_error *change_thread(struct tm_session *session, unsigned ring,
 	const struct tm_thread before = {.tid = stack->tid};
 
 	stack->tid = thread->tid;
-	stack->nodes.count = 0;
 	return tm_probe_ring_gone(session->probe, ring, &before);
 }
 

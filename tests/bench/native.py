@@ -9,6 +9,8 @@ programs  the wall time of a target from its start to its exit: untraced, under 
 memory    of the target and its tracer together (heaptrack: without the compressor), beyond that of the target untraced: the peak of the
           sum of Pss, sampled, so memory that both map counts once; in runs of their own
 pair      a malloc(64) and its free at stack depth 37, timed by the loop itself, after half a second of the same
+pads      the same at depth 1, in the thread's own time, attached to one process: recording, in a sample of one in 512 KiB, and off
+stop      the longest time in which a thread that computes did not run while tmtrace attached to its process, or detached
 redis     redis-server under redis-benchmark on the loopback interface, tmtrace attached to it; again when it has detached
 
 All ways alternate in the same run; the numbers are medians of the ROUNDS (3). A goal that is missed is said, and is no failure. Exit status 1
@@ -217,6 +219,55 @@ int main(int argc, char **argv)
 	ns_a_pair(0.5); /* the tracers start */
 	printf("%.3f\n", ns_a_pair(atof(argv[1])));
 	return 0;
+}
+"""
+
+# Asked by a byte: nanoseconds a pair ('p'), or the longest time in which the first thread did not run since the last
+# question ('g'), while the others compute. The threads' number is the argument.
+ATTACHED = r"""
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+static double now(clockid_t clock)
+{
+	struct timespec t;
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1e9 + t.tv_nsec;
+}
+static double ns_a_pair(void)
+{
+	double begin = now(CLOCK_THREAD_CPUTIME_ID);
+	for (int i = 0; i < 5000000; i++) {
+		void *volatile block = malloc(64);
+		free(block);
+	}
+	return (now(CLOCK_THREAD_CPUTIME_ID) - begin) / 5e6;
+}
+static _Atomic double gap;
+static void *compute(void *first)
+{
+	double last = now(CLOCK_MONOTONIC), time;
+	for (;; last = time) {
+		time = now(CLOCK_MONOTONIC);
+		if (first && time - last > gap)
+			gap = time - last;
+	}
+}
+int main(int argc, char **argv)
+{
+	pthread_t thread;
+	char question;
+	for (int i = atoi(argv[1]); i > 0; i--)
+		pthread_create(&thread, NULL, compute, i == 1 ? argv : NULL);
+	while (read(0, &question, 1) == 1) {
+		double answer = question == 'p' ? ns_a_pair() : atomic_exchange(&gap, 0);
+		printf("%.3f\n", answer);
+		fflush(stdout);
+	}
+	return argc == 0;
 }
 """
 
@@ -459,6 +510,67 @@ def bench_pair(folder):
     print(f"{'pair':8} {say_times(median, 'ns', 1)}{say_added('cost', median, 0.1)}", flush=True)
 
 
+# ---- attached to one process ----
+
+
+class Asked:
+    """A running ATTACHED."""
+
+    def __init__(self, folder, threads):
+        write(f"{folder}/attached.c", [ATTACHED])
+        subprocess.run(["gcc", "-O2", "-fno-builtin", "-pthread", f"{folder}/attached.c", "-o", f"{folder}/attached"], check=True)
+        self.process = subprocess.Popen([f"{folder}/attached", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, question):
+        self.process.stdin.write(question)
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def bench_pads(folder):
+    """What a pair costs at depth 1, in the thread's own time: recording, in a sample, and while nothing records (a tracer
+    that was killed has left its pads)."""
+    found = collections.defaultdict(list)
+    for _ in range(options.rounds):
+        target = Asked(folder, 0)
+        found["untraced"].append(target.ask(b"p"))
+        for way, more in (("recording", []), ("sampled", ["--sample", "512K"])):
+            with attached(target.process.pid, folder, *more):
+                found[way].append(target.ask(b"p"))
+        with attached(target.process.pid, folder, kill=True):
+            pass
+        found["off"].append(target.ask(b"p"))
+        target.end()
+    median = middle(found)
+    added = {way: median[way] - median["untraced"] for way in median}
+    print(f"{'pads':8} untraced {median['untraced']:.1f} ns a pair; added: recording {added['recording']:.1f}, in a sample "
+          f"{added['sampled']:.1f}, off {added['off']:.1f}, at most 3: {verdict(added['off'] <= 3)}", flush=True)
+
+
+def bench_stop(folder):
+    """For how long a thread that computes does not run while tmtrace attaches, and while it detaches."""
+    for threads, most in ((1, 1), (8, 20)):
+        found = collections.defaultdict(list)
+        for _ in range(options.rounds):
+            target = Asked(folder, threads)
+            time.sleep(0.2)
+            target.ask(b"g")
+            time.sleep(0.5)
+            found["untraced"].append(target.ask(b"g") / 1e6)
+            with attached(target.process.pid, folder, events=0):
+                found["attach"].append(target.ask(b"g") / 1e6)
+            found["detach"].append(target.ask(b"g") / 1e6)
+            target.end()
+        median = middle(found)
+        print(f"{'stop':8} {threads} busy threads: longest pause untraced {median['untraced']:.2f} ms, at an attach "
+              f"{median['attach']:.2f} ms, at most {most}: {verdict(median['attach'] <= most)}; at a detach "
+              f"{median['detach']:.2f} ms", flush=True)
+
+
 # ---- redis ----
 
 
@@ -504,18 +616,19 @@ def load(port, part=1.0):
 
 
 @contextlib.contextmanager
-def attached(pid, folder):
+def attached(pid, folder, *more, kill=False, events=1000):
     """Not quiet: its first line says that all is in place."""
-    tracer = subprocess.Popen(tmtrace_command(folder, "--limit", "1", "--attach", str(pid)), stdin=subprocess.DEVNULL,
+    tracer = subprocess.Popen(tmtrace_command(folder, "--limit", "1", *more, "--attach", str(pid)), stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     try:
         line = tracer.stderr.readline()
         if b"tracing" not in line:
             raise Failed(f"tmtrace does not trace: {line!r}")
         yield
-        tracer.send_signal(signal.SIGINT)
+        tracer.send_signal(signal.SIGKILL if kill else signal.SIGINT)
         tracer.stderr.read()
-        if wait(tracer) != 0 or read_report(folder)["totals"]["allocations"] < 1000:
+        status = wait(tracer)
+        if not kill and (status != 0 or read_report(folder)["totals"]["allocations"] < events):
             raise Failed("tmtrace failed, or saw nothing")
     finally:
         if tracer.poll() is None:
@@ -551,11 +664,15 @@ def bench(name, folder):
         bench_pair(folder)
     elif name == "redis":
         bench_redis(folder)
+    elif name == "pads":
+        bench_pads(folder)
+    elif name == "stop":
+        bench_stop(folder)
     else:
         bench_program(name, PROGRAMS[name], folder)
 
 
-NEEDS = {name: [program.needs] for name, program in PROGRAMS.items()} | {"pair": ["gcc"], "redis": ["redis-server", "redis-benchmark"]}
+NEEDS = {name: [program.needs] for name, program in PROGRAMS.items()} | {"pair": ["gcc"], "pads": ["gcc"], "stop": ["gcc"], "redis": ["redis-server", "redis-benchmark"]}
 
 
 def parse():
