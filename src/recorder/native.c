@@ -167,12 +167,10 @@ ENTRY void tm_native_loader(void)
 
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
-	do
-		header = reserve(&writer, sizeof(*header), &position);
-	while (header && is_overtaken(&writer, header, position, sizeof(*header)));
+	header = reserve(&writer, sizeof(*header), &position);
 	if (header) {
 		commit(header, position, TM_RECORD_LOADER, TM_RECORD_LOOK, sizeof(*header));
-		tm_writer_wait_for_look(&writer, position + sizeof(*header));
+		tm_writer_wait_for_look(&writer, header, position + sizeof(*header));
 	}
 	end(&writer);
 }
@@ -415,14 +413,12 @@ static void put_registers(struct writer *writer, const struct returned *call, un
 	uint64_t position, bytes, cfa = cfa_of(call->words);
 	struct tm_record_native *record;
 
-	do {
-		record = put_call(writer, call, TM_RECORD_REGISTERS, &position, &bytes);
-		if (!record)
-			return;
-		fill_registers(record, kept, cfa);
-	} while (is_overtaken(writer, &record->header, position, bytes));
+	record = put_call(writer, call, TM_RECORD_REGISTERS, &position, &bytes);
+	if (!record)
+		return;
+	fill_registers(record, kept, cfa);
 	commit(&record->header, position, kind, TM_RECORD_LOOK | TM_RECORD_NO_FRAMES, bytes);
-	tm_writer_wait_for_look(writer, position + bytes);
+	tm_writer_wait_for_look(writer, &record->header, position + bytes);
 }
 
 /* The same for a call whose stack the recorder could not walk: where rows were missing it tries once more

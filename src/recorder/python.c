@@ -280,20 +280,18 @@ static inline void put_block(struct writer *writer, unsigned kind, uint64_t bloc
 	if (!tell_codes(writer, stack))
 		flags |= TM_RECORD_LOOK;
 	bytes = rounded(sizeof(*record) + stack->stored * sizeof(struct tm_record_frame));
-	do {
-		record = (struct tm_record_block *)reserve(writer, bytes, &position);
-		if (!record)
-			return;
-		record->block = block;
-		record->size = size;
-		record->old = old;
-		record->frame_count = stack->stored;
-		record->frame_total = stack->total;
-		fill_frames(record, stack);
-	} while (__builtin_expect(flags, 0) && is_overtaken(writer, &record->header, position, bytes));
+	record = (struct tm_record_block *)reserve(writer, bytes, &position);
+	if (!record)
+		return;
+	record->block = block;
+	record->size = size;
+	record->old = old;
+	record->frame_count = stack->stored;
+	record->frame_total = stack->total;
+	fill_frames(record, stack);
 	commit(&record->header, position, kind, flags, bytes);
 	if (__builtin_expect(flags, 0))
-		tm_writer_wait_for_look(writer, position + bytes);
+		tm_writer_wait_for_look(writer, &record->header, position + bytes);
 }
 
 static inline void put_free(struct writer *writer, unsigned kind, uint64_t block)

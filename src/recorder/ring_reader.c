@@ -253,11 +253,14 @@ static void publish(struct ring *ring, uint64_t position)
 	store(&ring->head->tail, tail);
 }
 
-static __attribute__((noinline)) void answer(struct ring *ring, uint64_t position, uint64_t behind)
+/* The record's own thread goes on: not one that the same thread, in the midst of a record of its own, was
+   interrupted in. `position` is where the ring has been read to. */
+static __attribute__((noinline)) void answer(struct ring *ring, uint64_t position, uint64_t asked)
 {
+	struct tm_record_header *header = (struct tm_record_header *)(uintptr_t)header_at(ring, asked);
+
+	__atomic_fetch_or(&header->flags, TM_RECORD_ANSWERED, __ATOMIC_RELEASE);
 	publish(ring, position);
-	if (behind > load(&ring->head->looked))
-		store(&ring->head->looked, behind);
 }
 
 static inline bool is_full(const struct pass *pass)
@@ -313,7 +316,7 @@ static struct tm_error *take_run(struct pass *pass, struct ring *ring, uint64_t 
 			due = false;
 			err = give(pass, ring, position);
 			if (__builtin_expect(mark.flags & TM_RECORD_LOOK, 0))
-				answer(ring, behind, behind);
+				answer(ring, behind, position);
 		}
 		position = behind;
 		if (__builtin_expect(position - ring->published >= PUBLISH, 0))
@@ -386,7 +389,7 @@ static struct tm_error *take_late(struct pass *pass, struct ring *ring, unsigned
 	add_hole(pass->reader, ring, which, position + mark->size, hole.end);
 	add_hole(pass->reader, ring, which, hole.start, position);
 	if (mark->flags & TM_RECORD_LOOK)
-		answer(ring, ring->position, position + mark->size);
+		answer(ring, ring->position, position);
 	return err;
 }
 
@@ -422,7 +425,6 @@ static void let_go(struct ring *ring)
 	uint64_t head = load(&ring->head->head);
 
 	store(&ring->head->tail, head);
-	store(&ring->head->looked, head);
 }
 
 /* The recorder says that what is not committed here never will be: is it passed over? */

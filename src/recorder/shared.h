@@ -68,13 +68,14 @@ enum tm_record_kind {
 	TM_RECORD_LOADER,	      /* struct tm_record_header: the dynamic linker has changed its list */
 };
 
-/* Flags of a record. */
-#define TM_RECORD_LOOK 1u /* the thread waits until the tracer has looked: ring->looked */
-#define TM_RECORD_NO_FRAMES                                                                                  \
-	2u /* the recorder cannot read this thread's stack: the tracer does, as it looks */
-#define TM_RECORD_NESTED                                                                                     \
-	4u /* NATIVE_FREE: perhaps made by another call of an allocator: concerns blocks that are            \
-	      known */
+/* Flags of a record. LOOK: the thread waits until the tracer has looked. NO_FRAMES: the recorder cannot read
+   this thread's stack, the tracer does as it looks. NESTED, of NATIVE_FREE: perhaps made by another call of an
+   allocator, so that it concerns known blocks only. ANSWERED: the tracer has looked; it alone sets it, in a
+   record that is there already. */
+#define TM_RECORD_LOOK	    1u
+#define TM_RECORD_NO_FRAMES 2u
+#define TM_RECORD_NESTED    4u
+#define TM_RECORD_ANSWERED  8u
 
 struct tm_record_header {
 	uint32_t place; /* position / TM_RECORD_UNIT: stored last */
@@ -270,7 +271,6 @@ struct tm_ring_head {
 			       away */
 	uint64_t thread_pointer;    /* the thread's */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
-	uint64_t looked;	    /* looks before it were answered; the tracer's */
 	/* The thread's own stack, of which every byte from its stack pointer up to stack_high can be read as
 	   long as the pointer is not below stack_low. The tracer's, changed only while the thread waits for a
 	   look. */

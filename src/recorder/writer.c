@@ -52,14 +52,29 @@ static uint64_t spent_since(uint64_t *last)
 	return spent < 0 ? 0 : (uint64_t)spent > longest ? longest : (uint64_t)spent;
 }
 
-bool tm_writer_wait(const uint64_t *word, uint64_t at_least)
+/* What a thread waits for: a word, or its record's answer. */
+struct wait {
+	const uint64_t *word;
+	uint64_t at_least;
+	const struct tm_record_header *asked; /* NULL: no record */
+};
+
+/* The record stands where it was until the word has passed it. */
+static bool is_over(const struct wait *wait)
+{
+	return load(wait->word) >= wait->at_least ||
+	       (wait->asked &&
+		__atomic_load_n(&wait->asked->flags, __ATOMIC_ACQUIRE) & TM_RECORD_ANSWERED);
+}
+
+static bool wait_until_over(const struct wait *wait)
 {
 	uint64_t last = time_stamp(), spent = 0;
 
 	for (unsigned turn = 0;; turn++) {
 		if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
 			return false;
-		if (load(word) >= at_least)
+		if (is_over(wait))
 			return true;
 		if (!__atomic_load_n(&shared_words()->enabled, __ATOMIC_ACQUIRE)) {
 			__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
@@ -74,13 +89,26 @@ bool tm_writer_wait(const uint64_t *word, uint64_t at_least)
 	}
 }
 
-void tm_writer_wait_for_look(struct writer *writer, uint64_t behind)
+bool tm_writer_wait(const uint64_t *word, uint64_t at_least)
+{
+	return wait_until_over(&(struct wait){word, at_least, NULL});
+}
+
+void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_header *asked, uint64_t behind)
 {
 	__atomic_fetch_add(&shared_words()->doorbell, 1, __ATOMIC_RELEASE);
-	tm_writer_wait(&writer->ring->looked, behind);
+	wait_until_over(&(struct wait){&writer->ring->tail, behind, asked});
 }
 
 /* ---- the thread's ring ---- */
+
+/* Of another thread; word by word, for there is no library here that could do it at once. */
+static void forget_stack(struct tm_recorder_stack *stack)
+{
+	stack->count = stack->new_count = 0;
+	stack->low = stack->high = 0;
+	stack->freed = stack->resize.cfa = 0;
+}
 
 /* Only the thread itself claims for itself; a handler that comes between may have been quicker. */
 static struct tm_recorder_thread *claim(uint64_t pointer)
@@ -95,7 +123,7 @@ static struct tm_recorder_thread *claim(uint64_t pointer)
 				continue;
 			store(&thread->inside, 0);
 			thread->state = thread->tail = thread->has_ring = 0;
-			thread->stack = (struct tm_recorder_stack){0};
+			forget_stack(&thread->stack);
 			thread->random = 0;
 			return thread;
 		}
@@ -132,6 +160,8 @@ void tm_writer_take_ring(struct tm_recorder_thread *thread, struct tm_ring_head 
 	store(&ring->abandoned, ring->head);
 	store(&ring->thread_pointer, thread->thread_pointer);
 	thread->stack.count = 0;
+	store(&ring->stack_high, 0); /* of a thread before: until the tracer has looked there are no bounds */
+	store(&ring->stack_low, 0);
 	thread->has_ring = 1;
 }
 

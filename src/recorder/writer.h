@@ -123,8 +123,8 @@ static inline struct tm_ring_head *head_of(unsigned index)
 /* Until the tracer has brought the word to `at_least`. False: recording is over (also in a child that was
    forked in the midst of it, whose control page was wiped). */
 bool tm_writer_wait(const uint64_t *word, uint64_t at_least);
-/* Rings the doorbell and waits until the tracer has answered the record that ends at `behind`. */
-void tm_writer_wait_for_look(struct writer *writer, uint64_t behind);
+/* Rings the doorbell and waits until the tracer has answered the record, which ends at `behind`. */
+void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_header *asked, uint64_t behind);
 /* The calling thread's entry, claimed if it has none; NULL: no ring is left for it. */
 struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer);
 void tm_writer_take_ring(struct tm_recorder_thread *thread, struct tm_ring_head *ring);
@@ -230,20 +230,6 @@ static inline struct tm_record_header *reserve(struct writer *writer, uint64_t s
 }
 
 /* ---- records ---- */
-
-/*
- * A record that waits for a look, before it is committed. A handler that has interrupted it since it was
- * reserved, and has waited for a look of its own, was answered past it: the thread would take that for its
- * own answer. Then the place is given up, and another one is to be reserved.
- */
-static inline bool is_overtaken(const struct writer *writer, struct tm_record_header *header,
-				uint64_t position, uint64_t size)
-{
-	if (__builtin_expect(load(&writer->ring->looked) <= position, 1))
-		return false;
-	commit(header, position, TM_RECORD_FILLER, 0, size);
-	return true;
-}
 
 static inline uint64_t rounded(uint64_t size)
 {

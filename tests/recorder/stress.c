@@ -353,9 +353,8 @@ static bool take_native(struct run *run, unsigned ring, const struct tm_record_n
 		return true;
 	is_call = native_reader_take(&run->native, ring, record, stack_number(record->block, record->size),
 				     &right);
-	/* Its thread may not have waited: it has jumped out, or (a bug, stress.h) was answered already. */
-	if (!right && record->header.flags & TM_RECORD_NO_FRAMES &&
-	    (run->stress->jump_us || run->stress->handler_us))
+	/* Its thread may not have waited: it has jumped out. */
+	if (!right && record->header.flags & TM_RECORD_NO_FRAMES && run->stress->jump_us)
 		run->result->unseen++;
 	else if (!right)
 		wrong(run, &record->header,

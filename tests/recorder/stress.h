@@ -34,10 +34,7 @@ struct stress_result {
 	uint64_t jumps, lost;	       /* calls that were left; numbers on the side that were not given */
 	uint64_t asked, walked;	       /* native: looks for rows, and instead of the recorder's walk */
 	uint64_t kept, fresh;	       /* native: frames of all records */
-	/* Native: stacks that had changed before the tracer looked. By jumps out; and by a bug: where a
-	   signal handler comes between the reservation of a record that wants a look and its commit, and
-	   waits for a look itself, the handler's look answers the outer one as well (ring->looked is one
-	   position), and the outer thread does not wait. */
+	/* Native: stacks that had changed before the tracer looked, by jumps out. */
 	uint64_t unseen;
 	uint64_t wrong; /* records that should not have come when they came */
 	char first_wrong[160];
