@@ -69,9 +69,9 @@ enum tm_record_kind {
 };
 
 /* Flags of a record. LOOK: the thread waits until the tracer has looked. NO_FRAMES: the recorder cannot read
-   this thread's stack, the tracer does as it looks. NESTED, of NATIVE_FREE: perhaps made by another call of an
-   allocator, so that it concerns known blocks only. ANSWERED: the tracer has looked; it alone sets it, in a
-   record that is there already. */
+   this thread's stack, the tracer does as it looks. NESTED, of NATIVE_FREE: perhaps made by another call of
+   an allocator, so that it concerns known blocks only. ANSWERED: the tracer has looked; it alone sets it, in
+   a record that is there already. */
 #define TM_RECORD_LOOK	    1u
 #define TM_RECORD_NO_FRAMES 2u
 #define TM_RECORD_NESTED    4u
@@ -272,8 +272,8 @@ struct tm_ring_head {
 	uint64_t thread_pointer;    /* the thread's */
 	_Alignas(64) uint64_t tail; /* what lies before it was read; the tracer's */
 	/* The thread's own stack, of which every byte from its stack pointer up to stack_high can be read as
-	   long as the pointer is not below stack_low. The tracer's, changed only while the thread waits for a
-	   look. */
+	   long as the pointer is not below stack_low. The tracer's, changed while the thread waits for a
+	   look: the thread may jump out of that, so stack_high is 0 until both are right. */
 	uint64_t stack_low, stack_high;
 };
 

@@ -230,13 +230,14 @@ static inline void check_known(struct writer *writer)
 	struct tm_recorder_stack *stack = &writer->thread->stack;
 	const struct tm_ring_head *ring = writer->ring;
 	uint64_t generation = load(&shared_words()->generation);
+	uint64_t high = load(&ring->stack_high), low = load(&ring->stack_low);
 
-	if (__builtin_expect(stack->low == ring->stack_low && stack->high == ring->stack_high &&
-				     stack->generation == generation,
-			     1))
+	if (__builtin_expect(stack->low == low && stack->high == high && stack->generation == generation, 1))
 		return;
-	stack->low = ring->stack_low;
-	stack->high = ring->stack_high;
+	if (load(&ring->stack_high) != high)
+		low = high = 0; /* they change at this moment: a look */
+	stack->low = low;
+	stack->high = high;
 	stack->generation = generation;
 	stack->count = 0;
 }

@@ -63,8 +63,7 @@ struct wait {
 static bool is_over(const struct wait *wait)
 {
 	return load(wait->word) >= wait->at_least ||
-	       (wait->asked &&
-		__atomic_load_n(&wait->asked->flags, __ATOMIC_ACQUIRE) & TM_RECORD_ANSWERED);
+	       (wait->asked && __atomic_load_n(&wait->asked->flags, __ATOMIC_ACQUIRE) & TM_RECORD_ANSWERED);
 }
 
 static bool wait_until_over(const struct wait *wait)

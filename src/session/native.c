@@ -212,6 +212,7 @@ static void check_bounds(struct tm_session *session, unsigned ring, uint64_t sp)
 		return;
 	if (!find_bounds(session, sp, head->thread_pointer, &low, &high))
 		return;
+	__atomic_store_n(&head->stack_high, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&head->stack_low, low, __ATOMIC_RELEASE);
 	__atomic_store_n(&head->stack_high, high, __ATOMIC_RELEASE);
 }

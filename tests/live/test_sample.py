@@ -74,7 +74,7 @@ class Refused(LiveTest):
 
     def test_a_target_that_can_have_no_pads(self):
         """Its threads have a seccomp filter: a trace of every call would not be what was asked for."""
-        target = start_ready(self, "seccomp-O2")
+        target = start_ready(self, "seccomp-O2", "sandbox")
         path = os.path.join(self.directory(), "none.tmt")
         done = run_tmtrace("--sample", "1K", "--domain", "native", "-o", path, "--attach", target.pid)
         self.assertEqual(done.returncode, 2)

@@ -131,6 +131,7 @@ static void check_bounds(struct tm_ring_head *head, uint64_t sp)
 
 	if (__atomic_load_n(&head->stack_low, __ATOMIC_ACQUIRE) == low)
 		return;
+	__atomic_store_n(&head->stack_high, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&head->stack_low, low, __ATOMIC_RELEASE);
 	__atomic_store_n(&head->stack_high, low + size, __ATOMIC_RELEASE);
 }
