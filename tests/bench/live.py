@@ -1,9 +1,9 @@
 """What tracing costs, on this machine, now: python3 tests/bench/live.py [ROUNDS]   (TMTRACE=build/tmtrace)
 
-pair      a malloc+free pair of one thread at stack depth 5 and 50: untraced, under tmtrace with full tracebacks,
-          under `ltrace -e malloc+free` without any, alternated in the same run; medians, ratios, and the floor of
-          three and two bare stops
-attach    to a program with 100 MB of symbols, until every breakpoint is in place and its allocations are seen
+pair      a malloc+free pair of one thread at stack depth 5 and 50: untraced, under tmtrace with full tracebacks where every
+          call stops (`--probe breakpoint`; pads: native.py), under `ltrace -e malloc+free` without any, alternated in the same
+          run; medians, ratios, and the floor of three and two bare stops
+attach    to a program with 100 MB of symbols, until its probes are in place and its allocations are seen
 detach    from the signal until no thread is traced
 memory    of the tracer after five seconds of events: its own (anonymous) pages
 
@@ -48,7 +48,7 @@ def ns_a_pair(prefix, depth, pairs):
 def bench_pairs(folder, rounds):
     stop_us = said([os.path.join(BUILD, "tests", "bench_stop")])["us"]
     print(f"one bare stop, registers read and written: {stop_us:.2f} us")
-    tmtrace = [TMTRACE, "-q", "--force", "-o", f"{folder}/pairs.tmt", "--"]
+    tmtrace = [TMTRACE, "-q", "--force", "--probe", "breakpoint", "-o", f"{folder}/pairs.tmt", "--"]
     ways = {"untraced": ([], 5_000_000), "tmtrace": (tmtrace, 100_000)}
     if shutil.which("ltrace"):
         ways["ltrace"] = (["ltrace", "-o", "/dev/null", "-e", "malloc+free", "--"], 5_000)
@@ -113,7 +113,7 @@ def peak_memory(pid):
 
 
 def attach_and_let_go(target, folder, seconds):
-    """Traces for so many seconds: seconds until the breakpoints are in place, of detaching, and the tracer's memory."""
+    """Traces for so many seconds: seconds until the probes are in place, of detaching, and the tracer's memory."""
     begin = time.monotonic()
     tracer = subprocess.Popen([TMTRACE, "--attach", str(target.pid), "--force", "-o", f"{folder}/attach.tmt"],
                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
