@@ -20,12 +20,11 @@
 #include "recorder/image.h"
 #include "target/procfs.h"
 
-#define PATIENCE_MS	10000u
-#define LEAVE_TRIES	200u
-#define LEAVE_PAUSE_NS	1000000
-#define STOP_TIMEOUT_MS 3000u
-#define GUARD_OFFSET	(TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE)
-#define REGION_SIZE	(GUARD_OFFSET + TM_GUARD_SIZE)
+#define PATIENCE_MS    10000u
+#define LEAVE_TRIES    200u
+#define LEAVE_PAUSE_NS 1000000
+#define GUARD_OFFSET   (TM_RECORDER_CODE_SIZE + TM_CONTROL_SIZE)
+#define REGION_SIZE    (GUARD_OFFSET + TM_GUARD_SIZE)
 
 /* Whose records a ring has. The thread's own object may be gone before its last records are read. */
 struct writer {
@@ -474,7 +473,7 @@ static struct tm_error *let_run(struct tm_recording *recording)
 	struct tm_error *err = tm_target_resume_all(recording->target, NULL);
 
 	nanosleep(&pause, NULL);
-	return tm_error_first(err, tm_target_stop_all(recording->target, STOP_TIMEOUT_MS));
+	return tm_error_first(err, tm_target_stop_all(recording->target, TM_STOP_TIMEOUT_MS));
 }
 
 struct tm_error *tm_recording_disable(struct tm_recording *recording)

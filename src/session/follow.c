@@ -18,8 +18,6 @@
 #define R_DEBUG_BRK_OFFSET   16
 #define R_DEBUG_STATE_OFFSET 24
 
-#define STOP_TIMEOUT_MS 3000u
-
 static int open_proc(pid_t pid, const char *what)
 {
 	char path[64];
@@ -462,7 +460,7 @@ static struct tm_error *leave_loader_to_pad(struct tm_session *session)
 /* All threads stand still while functions are patched. */
 static struct tm_error *update_still(struct tm_session *session)
 {
-	struct tm_error *err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+	struct tm_error *err = tm_target_stop_all(session->target, TM_STOP_TIMEOUT_MS);
 
 	if (err)
 		return err;

@@ -6,8 +6,6 @@
 
 #include "python/current_state.h"
 
-#define STOP_TIMEOUT_MS 3000u
-
 /* The way to a library's thread-local variables is glibc's: another C library has another vector (musl: dtv
  * without generations). */
 static bool has_glibc(const struct tm_session *session)
@@ -70,7 +68,7 @@ static struct tm_error *take_breakpoints_away(struct tm_session *session)
 
 	if (!tm_breakpoints_count(session->breakpoints))
 		return NULL;
-	err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+	err = tm_target_stop_all(session->target, TM_STOP_TIMEOUT_MS);
 	if (err)
 		return err;
 	err = tm_breakpoints_remove_all(session->breakpoints, &session->foreign);
@@ -127,7 +125,7 @@ static struct tm_error *while_still(struct tm_session *session,
 				    struct tm_error *(*change)(struct tm_tracemalloc_pads *))
 {
 	bool run = session->standing != NULL;
-	struct tm_error *err = run ? tm_target_stop_all(session->target, STOP_TIMEOUT_MS) : NULL;
+	struct tm_error *err = run ? tm_target_stop_all(session->target, TM_STOP_TIMEOUT_MS) : NULL;
 
 	if (err)
 		return err;

@@ -15,12 +15,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#define TICK_NS		(50 * 1000000ull) /* how often the clock's affairs are looked at */
-#define STATUS_NS	(500 * 1000000ull)
-#define SAMPLE_NS	(1000 * 1000000ull) /* timeline */
-#define SAVE_NS		(5000 * 1000000ull)
-#define STOP_TIMEOUT_MS 3000
-#define WARNINGS_MAX	20
+#define TICK_NS	     (50 * 1000000ull) /* how often the clock's affairs are looked at */
+#define STATUS_NS    (500 * 1000000ull)
+#define SAMPLE_NS    (1000 * 1000000ull) /* timeline */
+#define SAVE_NS	     (5000 * 1000000ull)
+#define WARNINGS_MAX 20
 
 void tm_session_warn(void *context, const char *text)
 {
@@ -491,7 +490,7 @@ static struct tm_error *leave_target(struct tm_session *session)
 
 	if (session->exited || session->target->exited)
 		return NULL;
-	err = tm_target_stop_all(session->target, STOP_TIMEOUT_MS);
+	err = tm_target_stop_all(session->target, TM_STOP_TIMEOUT_MS);
 	if (err &&
 	    err->code == TM_ERROR_TIMEOUT) { /* single bytes can be restored under a running thread as well */
 		tm_session_warn(session, err->message);

@@ -8,8 +8,7 @@
 #include "target/pad.h"
 #include "target/replaced.h"
 
-#define PAD_STEPS_MAX	16 /* a pad holds fewer instructions */
-#define STOP_TIMEOUT_MS 3000
+#define PAD_STEPS_MAX 16 /* a pad holds fewer instructions */
 
 struct tm_breakpoints {
 	struct tm_target *target;
@@ -193,7 +192,7 @@ static struct tm_error *step_in_place(struct tm_breakpoints *breakpoints, struct
 	struct tm_target *target = breakpoints->target;
 	uint8_t size = target->arch->breakpoint_size;
 	uint64_t image = target->image;
-	struct tm_error *err = tm_target_stop_all(target, STOP_TIMEOUT_MS), *again;
+	struct tm_error *err = tm_target_stop_all(target, TM_STOP_TIMEOUT_MS), *again;
 
 	if (!err && target->image == image) {
 		err = tm_target_write(target, breakpoint->address, breakpoint->shadow, size);

@@ -133,6 +133,7 @@ struct tm_error *tm_target_resume(struct tm_target *target, struct tm_thread *th
  * vfork) counts as stopped: it stops before it executes another instruction. Births and deaths meanwhile are
  * reported by later waits.
  */
+#define TM_STOP_TIMEOUT_MS 3000u /* for threads that run; who takes longer is stuck in the kernel */
 struct tm_error *tm_target_stop_all(struct tm_target *target, unsigned timeout_ms);
 /* Lets all run again, but for `except` (the thread whose stop is being handled; NULL: none) and those whose
  * stops wait to be reported. */
