@@ -13,6 +13,7 @@
  * word that is read lies between the stack pointer and the upper end of the thread's own stack, so that no
  * CFI can lead the recorder to memory that is not there.
  */
+#include "recorder/native.h"
 #include "recorder/sample.h"
 #include "recorder/stack_walk.h"
 #include "recorder/writer.h"
@@ -21,7 +22,7 @@
 
 /*
  * A pad calls an entry with the stack as in the pictures, and expects that no register has changed but rax,
- *if that is no result. The recorder is C: the registers that it may change are kept here.
+ * if that is no result. The recorder is C: the registers that it may change are kept here.
  *
  *	resize, leave:	rsp -> | back to the pad | what | arguments ... | return address of the call |
  *	others:		rsp -> | back to the pad | return address of the call |
@@ -67,18 +68,6 @@ __asm__(".pushsection .text\n"
 			    "	call tm_native_leave_looked_at\n"
 			    "	add $48, %rsp\n	.cfi_adjust_cfa_offset -48\n"
 			    "2:\n" TAKE_BACK END ".popsection\n");
-
-/* What the last entry pushes, from the stack pointer up. */
-struct kept_registers {
-	uint64_t rbp, rbx, r12, r13, r14, r15;
-};
-
-void tm_native_free(uint64_t block, uint64_t cfa);
-void tm_native_new(uint64_t size, uint64_t cfa);
-void tm_native_loader(void);
-void tm_native_resize(const uint64_t *words);
-bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp);
-void tm_native_leave_looked_at(uint64_t result, const uint64_t *words, const struct kept_registers *kept);
 
 /* ---- records of a block ---- */
 
@@ -392,7 +381,8 @@ ENTRY bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp)
 	return walked == WALKED || walked == INNER;
 }
 
-static void fill_registers(struct tm_record_native *record, const struct kept_registers *kept, uint64_t cfa)
+static void fill_registers(struct tm_record_native *record, const struct tm_native_registers *kept,
+			   uint64_t cfa)
 {
 	record->kept = 0;
 	record->fresh = TM_RECORD_REGISTERS;
@@ -408,7 +398,7 @@ static void fill_registers(struct tm_record_native *record, const struct kept_re
 
 /* The tracer gets the caller's registers, and looks while the thread waits. */
 static void put_registers(struct writer *writer, const struct returned *call, unsigned kind,
-			  const struct kept_registers *kept)
+			  const struct tm_native_registers *kept)
 {
 	uint64_t position, bytes, cfa = cfa_of(call->words);
 	struct tm_record_native *record;
@@ -424,7 +414,7 @@ static void put_registers(struct writer *writer, const struct returned *call, un
 /* The same for a call whose stack the recorder could not walk: where rows were missing it tries once more
    when the tracer has provided them. */
 ENTRY void tm_native_leave_looked_at(uint64_t result, const uint64_t *words,
-				     const struct kept_registers *kept)
+				     const struct tm_native_registers *kept)
 {
 	enum walked walked = LOOK;
 	struct returned call;

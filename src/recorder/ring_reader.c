@@ -10,7 +10,7 @@
  * thread that is preempted drains it. So with MARGIN ticks less than the clock (25 us at 5 GHz, 65 us at 2
  * GHz), read before the heads, what is stamped before the horizon is visible. A thread that stopped between
  * xadd and stamp shows a reserved record, which holds the pass up. The first record of a ring comes behind
- * its bit in shared.used (recorder.c, claim): while there is only one ring no margin is needed.
+ * its bit in shared.used (writer.c, claim): while there is only one ring no margin is needed.
  */
 #include "recorder/ring_reader.h"
 

@@ -2,7 +2,7 @@
  * What the tracer and the code that it puts into the target share: the control pages, the rings and the
  * records in them. This header is compiled for both sides, so it uses nothing but fixed-size integers.
  *
- *	code     r-x  private: recorder.c, position independent            TM_RECORDER_CODE_SIZE bytes
+ *	code     r-x  private: the recorder, position independent         TM_RECORDER_CODE_SIZE bytes
  *	control  rw-  private, directly behind the code, wiped on fork     struct tm_control
  *	guard    rw-  private, directly behind control                      struct tm_guard (guard.h)
  *	shared   rw-  a memory file that the tracer maps too, not inherited on fork:

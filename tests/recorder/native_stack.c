@@ -65,7 +65,7 @@ static uint64_t *put_words(uint64_t cfa, uint32_t what, uint64_t first, uint64_t
 
 static void leave(const uint64_t *words, uint64_t result)
 {
-	const struct plant_registers kept = {1, 2, 3, 4, 5, 6};
+	const struct tm_native_registers kept = {1, 2, 3, 4, 5, 6};
 
 	if (!tm_native_leave(result, words, kept.rbp))
 		tm_native_leave_looked_at(result, words, &kept);

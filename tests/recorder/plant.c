@@ -10,7 +10,7 @@
 
 #include "recorder/image.h"
 
-/* Where recorder.c finds it behind its code. */
+/* Where the recorder finds it behind its code. */
 _Alignas(4096) struct tm_control tm_recorder_control;
 
 void tm_slot_enter(uint64_t block, uint64_t slot);

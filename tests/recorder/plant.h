@@ -1,6 +1,6 @@
 /*
  * A recorder in this process: its memory file is mapped twice, as the target and as the tracer see it, and
- * its threads have interpreter states that the tests make up. The code is recorder.c as compiled into the
+ * its threads have interpreter states that the tests make up. The code is the recorder's as compiled into the
  * test, or the flat image that a target would be given. One plant at a time.
  *
  * What goes wrong in here ends the process with a message: it is used with and without criterion.
@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "recorder/native.h"
 #include "recorder/ring_reader.h"
 
 enum plant_code { PLANT_COMPILED, PLANT_IMAGE };
@@ -27,18 +28,6 @@ struct plant {
 	uint64_t native[TM_ENTRY_COUNT]; /* addresses of the native entries: assembly, for pads
 					    (arch/record_pad.h) */
 };
-
-/* What the native entries of the compiled recorder call. `words`: of a pad; a stack that stands in any memory
-   of the test's is as good as the thread's own. */
-struct plant_registers { /* of the caller, as the entry pushes them */
-	uint64_t rbp, rbx, r12, r13, r14, r15;
-};
-void tm_native_free(uint64_t block, uint64_t cfa);
-void tm_native_new(uint64_t size, uint64_t cfa);
-void tm_native_loader(void);
-void tm_native_resize(const uint64_t *words);
-bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp);
-void tm_native_leave_looked_at(uint64_t result, const uint64_t *words, const struct plant_registers *kept);
 
 /* Slots: table * 4 + function. */
 enum {

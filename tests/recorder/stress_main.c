@@ -1,6 +1,6 @@
 /*
  * The stress runs without criterion: built with ThreadSanitizer, which sees every access of recorder and
- * reader but the records' places themselves, which it sees as well (recorder.c: fetch_add).
+ * reader but the records' places themselves, which it sees as well (writer.h: fetch_add).
  */
 #include <stdio.h>
 

@@ -212,7 +212,7 @@ static const uint64_t *push_words(uint64_t what, uint64_t first, uint64_t second
 /* As the entry does. False: the tracer had to look. */
 static bool leave(uint64_t result, const uint64_t *words)
 {
-	const struct plant_registers kept = {FP_OF_CALL, 0xb0b0, 12, 13, 14, 15};
+	const struct tm_native_registers kept = {FP_OF_CALL, 0xb0b0, 12, 13, 14, 15};
 
 	if (tm_native_leave(result, words, kept.rbp))
 		return true;
@@ -1321,13 +1321,13 @@ Test(native_pads, calls_through_pads_are_recorded)
 	cr_expect(is_in_call_pad(scene.stack[0]));
 }
 
-static struct plant_registers asked;
+static struct tm_native_registers asked;
 
 static void note_registers(const struct tm_record_native *record)
 {
-	asked = (struct plant_registers){record->words[TM_RECORD_RBP], record->words[TM_RECORD_RBX],
-					 record->words[TM_RECORD_R12], record->words[TM_RECORD_R13],
-					 record->words[TM_RECORD_R14], record->words[TM_RECORD_R15]};
+	asked = (struct tm_native_registers){record->words[TM_RECORD_RBP], record->words[TM_RECORD_RBX],
+					     record->words[TM_RECORD_R12], record->words[TM_RECORD_R13],
+					     record->words[TM_RECORD_R14], record->words[TM_RECORD_R15]};
 }
 
 Test(native_pads, the_tracer_gets_the_caller_s_registers_and_the_caller_keeps_them)

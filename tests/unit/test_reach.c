@@ -13,27 +13,14 @@
 #include "base/cleanup.h"
 #include "debuginfo/symbol.h"
 #include "support/elf_code.h"
+#include "support/guarded_bytes.h"
 #include "support/process_view.h"
 
-#define PAGE	 4096u
 #define BODY	 UINT64_C(0x1000)
 #define FUNCTION UINT64_C(0x5000)
 #define SLOT	 UINT64_C(0x6000)
 
 static const struct tm_arch *const arch = &tm_arch_x86_64;
-
-/* Bytes that end where nothing can be read. */
-static const uint8_t *before_the_guard(const uint8_t *bytes, size_t size)
-{
-	static uint8_t *pages;
-
-	if (!pages) {
-		pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		cr_assert_neq(pages, MAP_FAILED);
-		cr_assert_eq(mprotect(pages + PAGE, PAGE, PROT_NONE), 0);
-	}
-	return memcpy(pages + PAGE - size, bytes, size);
-}
 
 /* ---- bodies as bytes ---- */
 
@@ -45,7 +32,8 @@ static bool is_one_of_two(void *context, uint64_t address, bool is_slot)
 
 static bool reaches(const uint8_t *bytes, size_t size)
 {
-	return tm_body_reaches(arch, before_the_guard(bytes, size), size, BODY, is_one_of_two, (void *)&arch);
+	return tm_body_reaches(arch, tm_before_the_guard(bytes, size), size, BODY, is_one_of_two,
+			       (void *)&arch);
 }
 
 static const struct body {
@@ -195,7 +183,7 @@ static const struct {
 Test(reach, stubs_tell_their_slot)
 {
 	for (size_t i = 0; i < TM_ARRAY_SIZE(stubs); i++) {
-		const uint8_t *bytes = before_the_guard(stubs[i].bytes, stubs[i].size);
+		const uint8_t *bytes = tm_before_the_guard(stubs[i].bytes, stubs[i].size);
 		uint64_t slot = 0;
 
 		cr_expect_eq(tm_stub_slot(arch, bytes, stubs[i].size, BODY, &slot), stubs[i].slot != 0, "%s",

@@ -11,6 +11,7 @@
 #include "arch/guard_pad.h"
 #include "arch/record_pad.h"
 #include "base/cleanup.h"
+#include "support/guarded_bytes.h"
 
 #define PAGE	 4096u
 #define ORIGINAL UINT64_C(0x1122334455667788)
@@ -356,22 +357,9 @@ Test(record_pad, depth_before_each_instruction_and_nowhere_else)
 
 /* ---- what they are recognised by ---- */
 
-/* Bytes that end where nothing can be read. */
-static const uint8_t *before_the_guard(const uint8_t *bytes, size_t size)
-{
-	static uint8_t *pages;
-
-	if (!pages) {
-		pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		cr_assert_neq(pages, MAP_FAILED);
-		cr_assert_eq(mprotect(pages + PAGE, PAGE, PROT_NONE), 0);
-	}
-	return memcpy(pages + PAGE - size, bytes, size);
-}
-
 static bool parses(const uint8_t *bytes, size_t size, struct tm_record_pad *parsed)
 {
-	return tm_record_pad_parse(arch, before_the_guard(bytes, size), size, parsed);
+	return tm_record_pad_parse(arch, tm_before_the_guard(bytes, size), size, parsed);
 }
 
 Test(record_pad, parsing_gives_back_what_was_made)
