@@ -40,6 +40,15 @@ struct module_cfi {
 	bool opened, debug_opened;
 };
 
+/* Code of which an ELF file is at hand, whose rows are made as they are asked for. */
+struct image {
+	const uint8_t *elf;
+	size_t elf_size;
+	uint64_t address, size;	  /* in the target; its own addresses begin at 0 */
+	struct tm_cfi_file *file; /* NULL: not opened yet, or has no CFI */
+	bool opened;
+};
+
 struct tm_cfi {
 	const struct tm_arch *arch;
 	struct tm_module_map *map;
@@ -49,7 +58,8 @@ struct tm_cfi {
 	unsigned shift;	     /* 64 - log2(number of entries) */
 	uint64_t generation; /* of the map, when the entries without a row were made */
 	struct tm_vector(struct module_cfi) modules; /* by module number */
-	struct spans code;			     /* rows given by tm_cfi_add_code */
+	struct spans code;			     /* rows given by tm_cfi_add_code, and of images */
+	struct tm_vector(struct image) images;
 	struct tm_vector(struct tm_row *) forgotten; /* rows stay valid until destroy */
 };
 
@@ -341,27 +351,6 @@ struct tm_error *tm_cfi_create(const struct tm_arch *arch, struct tm_module_map 
 	return NULL;
 }
 
-void tm_cfi_destroy(struct tm_cfi *cfi)
-{
-	if (!cfi)
-		return;
-	for (size_t i = 0; i < cfi->modules.count; i++) {
-		struct module_cfi *known = &cfi->modules.items[i];
-
-		spans_deinit(&known->spans);
-		spans_deinit(&known->trampolines);
-		tm_cfi_file_close(known->file);
-		tm_cfi_file_close(known->debug_file);
-	}
-	for (size_t i = 0; i < cfi->forgotten.count; i++)
-		free(cfi->forgotten.items[i]);
-	tm_vector_deinit(&cfi->modules);
-	tm_vector_deinit(&cfi->forgotten);
-	spans_deinit(&cfi->code);
-	free(cfi->entries);
-	free(cfi);
-}
-
 struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row)
 {
 	struct tm_row *copy = tm_row_copy(row, tm_row_operation_count(row));
@@ -385,25 +374,59 @@ struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row)
 struct tm_error *tm_cfi_add_image(struct tm_cfi *cfi, const uint8_t *elf, size_t elf_size, uint64_t address,
 				  uint64_t size)
 {
-	struct tm_cfi_file *file = tm_cfi_file_open(elf, elf_size);
-	struct tm_error *err = NULL;
+	const struct image image = {.elf = elf, .elf_size = elf_size, .address = address, .size = size};
 
-	for (uint64_t at = 0, next; file && !err && at < size; at = next) {
-		_cleanup_free_ struct tm_row *row = tm_cfi_file_row(file, cfi->arch, at);
+	return rebuild(cfi, cfi->shift, true) && tm_vector_push(&cfi->images, image)
+		       ? NULL
+		       : tm_error_out_of_memory();
+}
 
-		next = row ? row->end : at + 1;
-		if (!row)
-			continue;
-		row->start = address + at;
-		row->end += address;
-		err = tm_cfi_add_code(cfi, row);
+static struct image *find_image(struct tm_cfi *cfi, uint64_t pc)
+{
+	for (size_t i = 0; i < cfi->images.count; i++)
+		if (pc - cfi->images.items[i].address < cfi->images.items[i].size)
+			return &cfi->images.items[i];
+	return NULL;
+}
+
+static struct tm_row *image_row(const struct tm_cfi *cfi, struct image *image, uint64_t pc)
+{
+	struct tm_row *row;
+
+	if (!image->opened)
+		image->file = tm_cfi_file_open(image->elf, image->elf_size);
+	image->opened = true;
+	row = image->file ? tm_cfi_file_row(image->file, cfi->arch, pc - image->address) : NULL;
+	if (row) {
+		row->start += image->address;
+		row->end += image->address;
 	}
-	tm_cfi_file_close(file);
-	return err;
+	return row;
+}
+
+/* Of code that is in no module. */
+static struct tm_row *code_row(struct tm_cfi *cfi, uint64_t pc)
+{
+	const struct span *span = spans_find(&cfi->code, pc);
+	struct image *image = span ? NULL : find_image(cfi, pc);
+
+	if (!image)
+		return span ? span->row : NULL;
+	return tm_vector_reserve(&cfi->forgotten, cfi->forgotten.count + cfi->code.count + 1)
+		       ? keep(&cfi->code, pc, image_row(cfi, image, pc))
+		       : NULL;
+}
+
+static void close_images(struct tm_cfi *cfi)
+{
+	for (size_t i = 0; i < cfi->images.count; i++)
+		tm_cfi_file_close(cfi->images.items[i].file);
+	cfi->images.count = 0;
 }
 
 void tm_cfi_forget_code(struct tm_cfi *cfi)
 {
+	close_images(cfi);
 	for (size_t i = 0; i < cfi->code.count; i++)
 		cfi->forgotten.items[cfi->forgotten.count++] = cfi->code.items[i].row;
 	cfi->code.count = 0;
@@ -411,19 +434,36 @@ void tm_cfi_forget_code(struct tm_cfi *cfi)
 	cfi->count = cfi->missing = 0;
 }
 
+void tm_cfi_destroy(struct tm_cfi *cfi)
+{
+	if (!cfi)
+		return;
+	for (size_t i = 0; i < cfi->modules.count; i++) {
+		struct module_cfi *known = &cfi->modules.items[i];
+
+		spans_deinit(&known->spans);
+		spans_deinit(&known->trampolines);
+		tm_cfi_file_close(known->file);
+		tm_cfi_file_close(known->debug_file);
+	}
+	for (size_t i = 0; i < cfi->forgotten.count; i++)
+		free(cfi->forgotten.items[i]);
+	close_images(cfi);
+	tm_vector_deinit(&cfi->images);
+	tm_vector_deinit(&cfi->modules);
+	tm_vector_deinit(&cfi->forgotten);
+	spans_deinit(&cfi->code);
+	free(cfi->entries);
+	free(cfi);
+}
+
 static __attribute__((noinline)) struct tm_cfi_hit find_cold(struct tm_cfi *cfi, uint64_t pc)
 {
 	struct tm_cfi_hit hit = {tm_module_map_find(cfi->map, pc), NULL};
-	const struct span *span;
 
 	if (!refresh(cfi) || !pc)
 		return hit;
-	if (hit.module) {
-		hit.row = module_row(cfi, hit.module, pc - hit.module->bias);
-	} else {
-		span = spans_find(&cfi->code, pc);
-		hit.row = span ? span->row : NULL;
-	}
+	hit.row = hit.module ? module_row(cfi, hit.module, pc - hit.module->bias) : code_row(cfi, pc);
 	pc_remember(cfi, pc, hit);
 	return hit;
 }

@@ -71,7 +71,7 @@ struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row);
 void tm_cfi_forget_code(struct tm_cfi *cfi);
 
 /* The same for code of which an ELF file with CFI is at hand: its addresses from 0 to `size` are loaded at
- * `address`. The file is needed during the call only. */
+ * `address`. The file is borrowed until then. */
 struct tm_error *tm_cfi_add_image(struct tm_cfi *cfi, const uint8_t *elf, size_t elf_size, uint64_t address,
 				  uint64_t size);
 

@@ -12,14 +12,29 @@
 #ifndef TM_PROBE_RECORDING_H
 #define TM_PROBE_RECORDING_H
 
+#include "recorder/image.h"
 #include "recorder/ring_reader.h"
 #include "recorder/row_table.h"
 #include "target/target.h"
 
 struct tm_recording;
 
-/* `target` is borrowed. Touches nothing. TM_ERROR_UNSUPPORTED: there is no recorder for this architecture. */
-struct tm_error *tm_recording_create(struct tm_target *target, struct tm_recording **out);
+/* What takes time to get, and is got while no target stands still for it. */
+struct tm_recording_needs {
+	int watchdog;			/* watchdog.h; -1: none */
+	uint64_t ticks_per_ms;		/* of the time stamp counter; 0: not measured */
+	struct tm_recorder_image image; /* size 0: there is no recorder for this machine */
+};
+
+/* Gets what is not there yet. On failure there is no watchdog, and it can be tried again. To be called before
+   threads are started. */
+struct tm_error *tm_recording_prepare(struct tm_recording_needs *needs);
+void tm_recording_release(struct tm_recording_needs *needs);
+
+/* `target` and `needs`, which are complete, are borrowed. Touches nothing. TM_ERROR_UNSUPPORTED: there is no
+   recorder for this architecture. */
+struct tm_error *tm_recording_create(struct tm_target *target, const struct tm_recording_needs *needs,
+				     struct tm_recording **out);
 void tm_recording_destroy(struct tm_recording *recording); /* NULL is fine; the target is not touched */
 
 /* Puts it in place, switched off. All threads stand still, or one does. On failure nothing was changed but

@@ -1,17 +1,23 @@
 /*
  * A process that outlives the tracer by a moment: when the tracer is gone without having dismissed it, it
- * clears a word in shared memory.
+ * clears a word in a memory file that is shared with whom it concerns. It is started while nothing is stopped
+ * yet, and is given the file when there is one.
  */
 #ifndef TM_PROBE_WATCHDOG_H
 #define TM_PROBE_WATCHDOG_H
 
-#include <stdint.h>
+#include <stdbool.h>
+#include <stddef.h>
 
 #include "base/error.h"
 
-/* `word`, in memory that is shared with whom it concerns, is set to 0 when this process dies. *dismiss is to
-   be given to tm_watchdog_dismiss. */
-struct tm_error *tm_watchdog_start(uint32_t *word, int *dismiss);
-void tm_watchdog_dismiss(int dismiss); /* the word is not touched; -1 is fine */
+/* *watchdog is to be given to tm_watchdog_dismiss. To be called before threads are started. */
+struct tm_error *tm_watchdog_start(int *watchdog);
+
+/* From now on the word at `offset` (bytes, a multiple of 4) of the file `fd`, instead of any before, is set
+   to 0 when this process dies; fd -1: none is. It need not stay open. */
+struct tm_error *tm_watchdog_watch(int watchdog, int fd, size_t offset);
+
+void tm_watchdog_dismiss(int watchdog); /* no word is touched; -1 is fine */
 
 #endif

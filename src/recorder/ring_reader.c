@@ -603,14 +603,26 @@ static struct tm_error *merge(struct pass *pass)
 
 /* ---- a pass ---- */
 
+static void begin_ring(struct tm_ring_reader *reader, unsigned index)
+{
+	uint8_t *bytes = (uint8_t *)reader->shared;
+	struct ring *ring = &reader->rings[index];
+
+	ring->index = index;
+	ring->head = (struct tm_ring_head *)(bytes + TM_SHARED_HEADS) + index;
+	ring->bytes = bytes + TM_SHARED_RINGS + index * TM_RING_SIZE;
+	ring->position = ring->published = load(&ring->head->tail);
+	ring->stuck_at = UINT64_MAX;
+	reader->active[reader->active_count++] = ring;
+}
+
 static void notice_rings(struct tm_ring_reader *reader)
 {
 	for (unsigned i = 0; i < TM_RINGS / WORD; i++) {
 		uint64_t used = load(&reader->shared->used[i]), fresh = used & ~reader->used[i];
 
 		for (; fresh; fresh &= fresh - 1)
-			reader->active[reader->active_count++] =
-				&reader->rings[i * WORD + (unsigned)__builtin_ctzll(fresh)];
+			begin_ring(reader, i * WORD + (unsigned)__builtin_ctzll(fresh));
 		reader->used[i] |= used;
 	}
 }
@@ -719,20 +731,10 @@ struct tm_error *tm_ring_reader_drain(struct tm_ring_reader *reader, const struc
 struct tm_error *tm_ring_reader_create(void *memory, struct tm_ring_reader **out)
 {
 	struct tm_ring_reader *reader = calloc(1, sizeof(*reader));
-	uint8_t *bytes = memory;
 
 	if (!reader)
 		return tm_error_out_of_memory();
 	reader->shared = memory;
-	for (unsigned i = 0; i < TM_RINGS; i++) {
-		struct ring *ring = &reader->rings[i];
-
-		ring->index = i;
-		ring->head = (struct tm_ring_head *)(bytes + TM_SHARED_HEADS) + i;
-		ring->bytes = bytes + TM_SHARED_RINGS + i * TM_RING_SIZE;
-		ring->position = ring->published = load(&ring->head->tail);
-		ring->stuck_at = UINT64_MAX;
-	}
 	*out = reader;
 	return NULL;
 }

@@ -55,14 +55,29 @@ struct tm_error *tm_follow_open(struct tm_session *session)
 	return err ? err : tm_cfi_create(arch, session->modules, &session->cfi);
 }
 
-/* A module's functions, and the rows that will be asked for. */
+/* Moves it to where it is: whatever that needs is there when functions are patched. */
+static void move_ahead(const struct tm_session *session, const struct tm_indexed_function *function)
+{
+	const struct tm_arch *arch = session->info.arch;
+	struct tm_relocated relocated;
+
+	if (function->has_exits)
+		tm_error_destroy(arch->relocate(function->bytes, function->size, function->vaddr,
+						function->vaddr, tm_jump_size(arch), &relocated));
+}
+
+/* A module's functions, and what will be asked for about them. */
 static struct tm_error *index_module(struct tm_session *session, struct tm_module *module)
 {
 	const struct tm_indexed_module *indexed;
 	struct tm_error *err = tm_function_index_get(session->functions, module, &indexed);
 
-	for (size_t i = 0; !err && i < indexed->count; i++)
+	for (size_t i = 0; !err && i < indexed->count; i++) {
 		tm_cfi_find(session->cfi, module->bias + indexed->functions[i].vaddr);
+		move_ahead(session, &indexed->functions[i]);
+	}
+	if (session->config->domain != TM_SESSION_NATIVE)
+		tm_python_is_in(session, module);
 	return err;
 }
 

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "base/log.h"
 #include "debuginfo/symbol.h"
 
 static void name_frame(void *context, struct tm_frame frame, const char **function, const char **filename,
@@ -138,12 +139,23 @@ static struct tm_error *await_main(struct tm_session *session)
 	return err;
 }
 
-static const struct tm_module *find_module(const struct tm_session *session)
+/* A module's symbols are searched once. */
+bool tm_python_is_in(struct tm_session *session, const struct tm_module *module)
+{
+	const uint64_t *known = tm_map_get(&session->interpreters, module->number);
+	bool is_in = known ? *known : tm_interpreter_is_in(module);
+
+	if (!known && !tm_map_put(&session->interpreters, module->number, is_in))
+		tm_log_debug("no memory to remember what is in %s", module->path);
+	return is_in;
+}
+
+static const struct tm_module *find_module(struct tm_session *session)
 {
 	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
 		const struct tm_module *module = tm_module_map_get(session->modules, i);
 
-		if (module->loaded && tm_interpreter_is_in(module))
+		if (module->loaded && tm_python_is_in(session, module))
 			return module;
 	}
 	return NULL;

@@ -11,10 +11,23 @@ bool tm_records_on(const struct tm_session *session)
 	return session->recording != NULL;
 }
 
+void tm_records_prepare(struct tm_session *session)
+{
+	struct tm_error *err = session->config->probe == TM_SESSION_PROBE_BREAKPOINT
+				       ? NULL
+				       : tm_recording_prepare(&session->recording_needs);
+
+	if (err) /* it is tried again where it is wanted */
+		tm_log_info("%s", err->message);
+	tm_error_destroy(err);
+}
+
 struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python)
 {
-	struct tm_error *err = tm_recording_create(session->target, &session->recording);
+	struct tm_error *err = tm_recording_prepare(&session->recording_needs);
 
+	if (!err)
+		err = tm_recording_create(session->target, &session->recording_needs, &session->recording);
 	if (!err)
 		err = tm_recording_install(session->recording, python);
 	if (err) {

@@ -305,6 +305,7 @@ static struct tm_error *prepare(struct tm_session *session)
 	} else {
 		guess_comm(session);
 	}
+	tm_records_prepare(session);
 	err = tm_tracer_create(&session->tracer);
 	if (!err)
 		tm_tracer_sample(session->tracer, session->config->sample);
@@ -370,7 +371,7 @@ static struct tm_error *assemble(struct tm_session *session)
 		session->config->domain == TM_SESSION_NATIVE ? TM_SESSION_NATIVE : TM_SESSION_RECOGNISE;
 	if (!err && session->config->domain != TM_SESSION_NATIVE)
 		err = tm_python_create(session);
-	return err ? err : tm_saver_create(session, &session->saver);
+	return err;
 }
 
 static struct tm_error *start_attached(struct tm_session *session)
@@ -526,8 +527,10 @@ static void release(struct tm_session *session)
 		session->target->breakpoints = NULL;
 	tm_target_destroy(session->target);
 	tm_python_destroy(session->python);
+	tm_map_deinit(&session->interpreters);
 	tm_native_destroy(session->native);
 	tm_recording_destroy(session->recording);
+	tm_recording_release(&session->recording_needs);
 	tm_session_within_destroy(session);
 	tm_probe_destroy(session->probe);
 	tm_patches_destroy(session->patches);
@@ -552,6 +555,8 @@ static struct tm_error *trace(struct tm_session *session)
 	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);
+	if (!err)
+		err = tm_saver_create(session, &session->saver);
 	session->attach_ns = tm_monotonic_ns() - session->begin_ns;
 	if (!err && session->config->attach_pid)
 		tm_session_announce(session);
@@ -608,7 +613,7 @@ struct tm_error *tm_session_run(const struct tm_session_config *config, struct t
 	if (!session)
 		return tm_error_out_of_memory();
 	session->config = config;
-	session->root_fd = session->proc_fd = -1;
+	session->root_fd = session->proc_fd = session->recording_needs.watchdog = -1;
 	session->next_save_ns = SAVE_NS;
 	err = prepare(session);
 	if (!err)

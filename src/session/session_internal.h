@@ -13,7 +13,7 @@
 #include "debuginfo/cfi.h"
 #include "model/snapshot.h"
 #include "probe/breakpoint_probe.h"
-#include "recorder/ring_reader.h"
+#include "probe/recording.h"
 #include "report/report_file.h"
 #include "session/session.h"
 #include "target/breakpoint.h"
@@ -45,10 +45,12 @@ struct tm_session {
 	struct tm_module_map *modules;
 	struct tm_cfi *cfi;
 	struct tm_function_index *functions;
-	struct tm_probe *probe;		      /* arms nothing where the python domain alone is traced */
+	struct tm_probe *probe; /* arms nothing where the python domain alone is traced */
+	struct tm_recording_needs recording_needs;
 	struct tm_recording *recording;	      /* NULL: nothing records */
 	struct tm_native *native;	      /* NULL: native calls stop */
 	bool native_refused;		      /* a recorder could not be put in place */
+	struct tm_map interpreters;	      /* python.c: number of a module -> whether it has one */
 	struct tm_python *python;	      /* NULL: only the native domain was asked for */
 	enum tm_session_domain traced;	      /* in the present image; RECOGNISE: not known yet */
 	enum tm_session_domain traced_before; /* in the image before it; RECOGNISE: there was none */
@@ -179,11 +181,13 @@ struct tm_error *tm_python_record(struct tm_session *session, const struct tm_th
 				  uint64_t pointer, const struct tm_record_header *record);
 void tm_python_scrub_child(struct tm_session *session, pid_t child);
 struct tm_error *tm_python_disarm(struct tm_session *session);
+bool tm_python_is_in(struct tm_session *session, const struct tm_module *module); /* an interpreter */
 const char *tm_python_description(const struct tm_session *session); /* "CPython 3.11.2 in PATH", or NULL */
 const struct tm_named_frames *tm_python_named_frames(const struct tm_session *session); /* or NULL */
 
 /* records.c */
 bool tm_records_on(const struct tm_session *session); /* pads record, of whatever domain */
+void tm_records_prepare(struct tm_session *session);  /* while nothing is stopped; logs what fails */
 struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python);
 struct tm_error *tm_records_disable(struct tm_session *session);
 void tm_records_forget(struct tm_session *session); /* the target is not touched */

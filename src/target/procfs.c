@@ -170,9 +170,13 @@ bool tm_procfs_each_process(bool (*visit)(pid_t pid, void *context), void *conte
 	return each_number("/proc", visit, context);
 }
 
+/* Tasks that have none, a dead one and all kernel threads, compare equal. */
 bool tm_procfs_same_memory(pid_t a, pid_t b)
 {
-	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
+	uint64_t size;
+
+	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0 &&
+	       tm_procfs_status_number(b, b, "VmSize", 10, &size);
 }
 
 /* ---- may it be traced? ---- */
@@ -271,7 +275,7 @@ struct tm_error *tm_procfs_identify(pid_t pid, struct tm_process_info *info)
 struct tm_error *tm_procfs_inspect(pid_t pid, struct tm_process_info *info)
 {
 	unsigned long long flags = 0;
-	uint64_t tgid = 0;
+	uint64_t tgid = 0, threads;
 	struct tm_error *err;
 	char state;
 
@@ -287,6 +291,12 @@ struct tm_error *tm_procfs_inspect(pid_t pid, struct tm_process_info *info)
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "process %d (%s) is a kernel thread: it has no memory of its own", pid,
 				       info->comm);
+	if (state == 'Z' && tm_procfs_status_number(pid, pid, "Threads", 10, &threads) && threads > 1)
+		return tm_error_create(
+			TM_ERROR_UNSUPPORTED,
+			"the first thread of process %d (%s) has ended while others run on: /proc does not "
+			"show the memory of such a process under its number",
+			pid, info->comm);
 	if (state == 'Z' || state == 'X')
 		return tm_error_create(
 			TM_ERROR_NO_PROCESS,

@@ -52,7 +52,7 @@ bool tm_procfs_each_task(pid_t pid, bool (*visit)(pid_t tid, void *context), voi
 /* The same for every process of the system. */
 bool tm_procfs_each_process(bool (*visit)(pid_t pid, void *context), void *context);
 
-/* Do two tasks share their memory (kcmp(2))? false if it cannot be told. */
+/* Do two tasks share their memory (kcmp(2))? false if it cannot be told, or `b` has none. */
 bool tm_procfs_same_memory(pid_t a, pid_t b);
 
 #endif

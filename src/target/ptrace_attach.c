@@ -172,6 +172,8 @@ struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct 
 		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d has ended", pid);
 	if (!err)
 		err = tm_ptrace_open_memory(pt);
+	if (!err) /* sought now, while everything runs; whoever needs it learns why there is none */
+		tm_error_destroy(tm_ptrace_find_code(pt));
 	if (!err)
 		err = tm_ptrace_stop_all(&pt->base, ATTACH_TIMEOUT_MS);
 	if (!err)

@@ -34,10 +34,18 @@ static uint64_t find_bytes(const uint8_t *bytes, size_t size, uint64_t address,
 	return 0;
 }
 
+static struct tm_code_bytes syscall_code(const struct tm_arch *arch)
+{
+	struct tm_code_bytes code = {{0}, arch->syscall_insn_size};
+
+	memcpy(code.bytes, arch->syscall_insn, arch->syscall_insn_size);
+	return code;
+}
+
 static void search_code(struct tm_ptrace *pt, const struct tm_mapping *mapping)
 {
 	const struct tm_arch *arch = pt->base.arch;
-	struct tm_code_bytes call[] = {{{0}, arch->syscall_insn_size}, {{0}, 0}};
+	struct tm_code_bytes call[] = {syscall_code(arch), {{0}, 0}};
 	size_t size = mapping->end - mapping->start;
 	_cleanup_free_ uint8_t *bytes = malloc(size);
 	_cleanup_error_ struct tm_error *unreadable = NULL;
@@ -47,7 +55,6 @@ static void search_code(struct tm_ptrace *pt, const struct tm_mapping *mapping)
 	unreadable = tm_target_read(&pt->base, mapping->start, bytes, size);
 	if (unreadable)
 		return;
-	memcpy(call[0].bytes, arch->syscall_insn, arch->syscall_insn_size);
 	if (!pt->syscall_insn)
 		pt->syscall_insn = find_bytes(bytes, size, mapping->start, call);
 	if (!pt->call_and_return)
@@ -58,17 +65,39 @@ static void search_code(struct tm_ptrace *pt, const struct tm_mapping *mapping)
 
 #define SEARCHED_MAX (64u << 20) /* bytes of a mapping */
 
-static struct tm_error *find_code(struct tm_ptrace *pt)
+/* What was found may have been unmapped since. */
+static bool is_there(struct tm_ptrace *pt, uint64_t address, const struct tm_code_bytes *wanted)
+{
+	uint8_t bytes[sizeof(wanted->bytes)];
+	size_t size = address ? tm_target_read_some(&pt->base, address, bytes, sizeof(bytes)) : 0;
+
+	if (!wanted->size) /* this architecture has none */
+		return true;
+	for (; wanted->size; wanted++)
+		if (size >= wanted->size && memcmp(bytes, wanted->bytes, wanted->size) == 0)
+			return true;
+	return false;
+}
+
+static bool is_all_there(struct tm_ptrace *pt)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	struct tm_code_bytes call[] = {syscall_code(arch), {{0}, 0}};
+
+	return pt->syscall_image == pt->base.image && is_there(pt, pt->syscall_insn, call) &&
+	       is_there(pt, pt->call_and_return, tm_call_and_return_code(arch)) &&
+	       is_there(pt, pt->restorer, tm_restorer_code(arch));
+}
+
+struct tm_error *tm_ptrace_find_code(struct tm_ptrace *pt)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings all = {0};
 	struct tm_error *err;
 
-	if (pt->syscall_insn && pt->restorer && pt->syscall_image == pt->base.image)
+	if (is_all_there(pt))
 		return NULL;
-	if (pt->syscall_image != pt->base.image) {
-		pt->syscall_insn = pt->call_and_return = pt->restorer = 0;
-		pt->room_tid = 0;
-	}
+	pt->syscall_insn = pt->call_and_return = pt->restorer = 0;
+	pt->room_tid = 0;
 	pt->syscall_image = pt->base.image;
 	err = tm_ptrace_mappings(&pt->base, &all);
 	if (err)
@@ -154,7 +183,15 @@ static bool write_way_back(struct tm_ptrace *pt, struct tm_thread *thread, const
 	return !err;
 }
 
-/* ---- the call ---- */
+/* ---- the thread that runs calls ---- */
+
+struct tm_caller {
+	struct tm_thread *thread;
+	bool regs_valid;		   /* as before: a stop's pc may be another one than the kernel's */
+	uint64_t saved[TM_REGSET_MAX / 8]; /* its registers */
+	uint64_t mask;			   /* and its blocked signals */
+	uint64_t away[TM_REGSET_MAX / 8];  /* registers for a call, but for its number and arguments */
+};
 
 /* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has
  * one. */
@@ -182,22 +219,6 @@ static struct tm_thread *choose_thread(struct tm_target *target, struct tm_threa
 static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
 {
 	memcpy((char *)regset + offset, &value, sizeof(value));
-}
-
-/* `frame`: the way back, NULL where there is none. */
-static void prepare_call(const struct tm_ptrace *pt, uint64_t *regset, long number,
-			 const uint64_t arguments[6], const struct tm_return_frame *frame)
-{
-	const struct tm_arch *arch = pt->base.arch;
-
-	put_word(regset, arch->syscall_number, (uint64_t)number);
-	for (int i = 0; i < 6; i++)
-		put_word(regset, arch->syscall_arguments[i], arguments[i]);
-	if (arch->syscall_restart >= 0)
-		put_word(regset, (uint16_t)arch->syscall_restart, UINT64_MAX);
-	put_word(regset, arch->regset_offsets[arch->pc], frame ? pt->call_and_return : pt->syscall_insn);
-	if (frame)
-		put_word(regset, arch->regset_offsets[arch->sp], frame->address);
 }
 
 /* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group
@@ -228,96 +249,148 @@ static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 	return NULL;
 }
 
-/*
- * Into the call, out of it, and on to where it is settled: only there, inside the kernel's signal handling,
- * does restoring the registers also restart a system call of the target's own that our stop interrupted
- * (arch_do_signal_or_restart).
- */
-static struct tm_error *perform_call(struct tm_ptrace *pt, struct tm_thread *thread, int64_t *result)
+/* Where a call is run, with a way back where there can be one. */
+static struct tm_error *prepare(struct tm_ptrace *pt, struct tm_caller *caller)
 {
-	uint64_t regset[TM_REGSET_MAX / 8];
-	struct tm_error *err = tm_ptrace_run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
+	_cleanup_free_ struct tm_return_frame *frame = aligned_alloc(64, sizeof(*frame));
+	const struct tm_arch *arch = pt->base.arch;
+	struct tm_thread *thread = caller->thread;
+	bool safe;
 
+	if (!frame)
+		return tm_error_out_of_memory();
+	if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(caller->mask), &caller->mask) < 0)
+		return tm_ptrace_thread_error(thread, "read the blocked signals of");
+	safe = write_way_back(pt, thread, caller->saved, caller->mask, frame);
+	if (!safe)
+		tm_log_info("thread %d runs a system call without a way back of its own", thread->tid);
+	memcpy(caller->away, caller->saved, sizeof(caller->away));
+	if (arch->syscall_restart >= 0)
+		put_word(caller->away, (uint16_t)arch->syscall_restart, UINT64_MAX);
+	put_word(caller->away, arch->regset_offsets[arch->pc], safe ? pt->call_and_return : pt->syscall_insn);
+	if (safe)
+		put_word(caller->away, arch->regset_offsets[arch->sp], frame->address);
+	return NULL;
+}
+
+static struct tm_error *take_caller(struct tm_ptrace *pt, struct tm_thread *preferred)
+{
+	struct tm_thread *thread = choose_thread(&pt->base, preferred);
+	struct tm_caller *caller;
+	struct tm_error *err;
+
+	if (!thread)
+		return tm_error_create(TM_ERROR_UNSUPPORTED,
+				       "no thread of process %d may run a system call for tmtrace: all have "
+				       "a seccomp filter",
+				       pt->base.pid);
+	caller = calloc(1, sizeof(*caller));
+	if (!caller)
+		return tm_error_out_of_memory();
+	caller->thread = thread;
+	err = tm_ptrace_find_code(pt);
+	if (!err)
+		err = tm_ptrace_flush_pc(&pt->base, thread);
+	if (!err && (thread->backend & THREAD_IN_CALL))
+		err = settle(pt, thread);
+	caller->regs_valid = thread->regs_valid;
+	if (!err)
+		err = tm_ptrace_get_regset(thread, caller->saved, pt->base.arch->regset_size);
+	if (!err)
+		err = prepare(pt, caller);
+	if (err)
+		free(caller);
+	else
+		pt->caller = caller;
+	return err;
+}
+
+/* The way back, the mask as well: between the two the thread would lose nothing but a signal's punctuality.
+   Nothing has been changed before the first call. */
+static struct tm_error *bring_back(struct tm_ptrace *pt, struct tm_caller *caller)
+{
+	struct tm_error *err = tm_ptrace_restore_signals(caller->thread, caller->mask);
+
+	return tm_error_first(
+		err, tm_ptrace_set_regset(caller->thread, caller->saved, pt->base.arch->regset_size));
+}
+
+/*
+ * On to where it is settled: only there, inside the kernel's signal handling, does restoring the registers
+ * also restart a system call of the target's own that our stop interrupted (arch_do_signal_or_restart).
+ */
+static struct tm_error *return_caller(struct tm_ptrace *pt)
+{
+	struct tm_caller *caller = pt->caller;
+	struct tm_error *err;
+
+	if (!caller)
+		return NULL;
+	pt->caller = NULL;
+	err = settle(pt, caller->thread);
+	if (!err || err->code != TM_ERROR_NO_PROCESS) {
+		err = tm_error_first(err, bring_back(pt, caller));
+		caller->thread->regs_valid = caller->regs_valid && !err;
+	}
+	free(caller);
+	return err;
+}
+
+/* ---- the call ---- */
+
+/* Into the call, and out of it. */
+static struct tm_error *run_call(struct tm_ptrace *pt, long number, const uint64_t arguments[6],
+				 int64_t *result)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	struct tm_thread *thread = pt->caller->thread;
+	uint64_t regset[TM_REGSET_MAX / 8], mask;
+	struct tm_error *err;
+
+	memcpy(regset, pt->caller->away, sizeof(regset));
+	put_word(regset, arch->syscall_number, (uint64_t)number);
+	for (int i = 0; i < 6; i++)
+		put_word(regset, arch->syscall_arguments[i], arguments[i]);
+	err = tm_ptrace_set_regset(thread, regset, arch->regset_size);
+	if (!err)
+		err = tm_ptrace_block_signals(thread, &mask);
 	if (!err)
 		err = tm_ptrace_run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
 	if (!err)
-		err = tm_ptrace_get_regset(thread, regset, pt->base.arch->regset_size);
-	if (err)
-		return err;
-	memcpy(result, (char *)regset + pt->base.arch->syscall_result, sizeof(*result));
-	return settle(pt, thread);
-}
-
-/* The mask is the frame's as well: between the two the thread would lose nothing but a signal's punctuality.
- */
-static struct tm_error *run_call(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t *saved,
-				 uint64_t *regset, int64_t *result)
-{
-	size_t size = pt->base.arch->regset_size;
-	uint64_t mask;
-	struct tm_error *err, *restored;
-
-	err = tm_ptrace_set_regset(thread, regset, size);
+		err = tm_ptrace_run_until(pt, thread, PTRACE_SYSCALL, SIGTRAP | 0x80);
 	if (!err)
-		err = tm_ptrace_block_signals(thread, &mask);
-	if (err)
-		return err;
-	err = perform_call(pt, thread, result);
-	if (err && err->code == TM_ERROR_NO_PROCESS)
-		return err;
-	restored = tm_ptrace_restore_signals(thread, mask);
-	restored = tm_error_first(restored, tm_ptrace_set_regset(thread, saved, size));
-	return tm_error_first(err, restored);
+		err = tm_ptrace_get_regset(thread, regset, arch->regset_size);
+	memcpy(result, (char *)regset + arch->syscall_result, sizeof(*result));
+	return err;
 }
 
-/* The thread's registers as the call wants them, with a way back where there can be one. */
-static struct tm_error *prepare(struct tm_ptrace *pt, struct tm_thread *thread, long number,
-				const uint64_t arguments[6], uint64_t *saved, uint64_t *regset)
+/* A thread that has ended is not looked at again. */
+static void forget_caller(struct tm_ptrace *pt)
 {
-	_cleanup_free_ struct tm_return_frame *frame = aligned_alloc(64, sizeof(*frame));
-	uint64_t mask;
-	bool safe;
-	struct tm_error *err = tm_ptrace_get_regset(thread, saved, pt->base.arch->regset_size);
-
-	if (err)
-		return err;
-	if (!frame)
-		return tm_error_out_of_memory();
-	if (ptrace(PTRACE_GETSIGMASK, thread->tid, (void *)sizeof(mask), &mask) < 0)
-		return tm_ptrace_thread_error(thread, "read the blocked signals of");
-	safe = write_way_back(pt, thread, saved, mask, frame);
-	if (!safe)
-		tm_log_info("thread %d runs a system call without a way back of its own", thread->tid);
-	memcpy(regset, saved, TM_REGSET_MAX);
-	prepare_call(pt, regset, number, arguments, safe ? frame : NULL);
-	return NULL;
+	free(pt->caller);
+	pt->caller = NULL;
 }
 
 struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_thread *preferred, long number,
 				       const uint64_t arguments[6], int64_t *result)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
-	uint64_t saved[TM_REGSET_MAX / 8], regset[TM_REGSET_MAX / 8];
-	struct tm_thread *thread = choose_thread(target, preferred);
-	struct tm_error *err;
-	bool regs_valid;
+	struct tm_error *err = pt->caller ? NULL : take_caller(pt, preferred);
 
-	if (!thread)
-		return tm_error_create(TM_ERROR_UNSUPPORTED,
-				       "no thread of process %d may run a system call for tmtrace: all have "
-				       "a seccomp filter",
-				       target->pid);
-	err = find_code(pt);
 	if (!err)
-		err = tm_ptrace_flush_pc(target, thread);
-	if (!err && (thread->backend & THREAD_IN_CALL))
-		err = settle(pt, thread);
-	regs_valid = thread->regs_valid;
-	if (!err)
-		err = prepare(pt, thread, number, arguments, saved, regset);
-	if (!err)
-		err = run_call(pt, thread, saved, regset, result);
-	thread->regs_valid =
-		regs_valid && !err; /* as before: a stop's pc may be another one than the kernel's */
-	return err;
+		err = run_call(pt, number, arguments, result);
+	if (err && err->code == TM_ERROR_NO_PROCESS)
+		forget_caller(pt);
+	return pt->keeps_caller && !err ? NULL : tm_error_first(err, return_caller(pt));
+}
+
+void tm_ptrace_begin_calls(struct tm_target *target)
+{
+	tm_ptrace_of(target)->keeps_caller = true;
+}
+
+struct tm_error *tm_ptrace_end_calls(struct tm_target *target)
+{
+	tm_ptrace_of(target)->keeps_caller = false;
+	return return_caller(tm_ptrace_of(target));
 }

@@ -40,6 +40,8 @@ struct tm_ptrace {
 	pid_t room_tid;			    /* whose stack has [room_low, room_high) */
 	uint64_t room_low, room_high;
 	uint64_t syscall_image;			 /* the image in which they were looked for */
+	struct tm_caller *caller;		 /* the thread that is away to run calls; NULL: none */
+	bool keeps_caller;			 /* it is not brought back after each */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
@@ -84,8 +86,12 @@ bool tm_ptrace_trap_is_breakpoint(
 	pid_t tid); /* the SIGTRAP that it stands at came from a breakpoint instruction */
 
 /* ptrace_inject.c */
+/* Finds the code that injected calls need, or sees that it is still there. Nothing need stand still. */
+struct tm_error *tm_ptrace_find_code(struct tm_ptrace *pt);
 struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_thread *preferred, long number,
 				       const uint64_t arguments[6], int64_t *result);
+void tm_ptrace_begin_calls(struct tm_target *target);
+struct tm_error *tm_ptrace_end_calls(struct tm_target *target);
 
 /* ptrace_cpu.c */
 /* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must

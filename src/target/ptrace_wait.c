@@ -65,10 +65,30 @@ static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 	tm_ptrace_widen_new_task(pt, thread, (pid_t)tid);
 }
 
-/* waitpid(2) for one task, whatever signals come to this program. */
-static pid_t wait_for(pid_t tid, int *status)
+#define AWAKE_NS 200000u
+
+/* A CPU that goes to sleep must be woken, which costs more than the stop that is waited for; unless the task
+   runs on ours (ptrace_cpu.c). */
+static pid_t wait_awake(pid_t tid, int *status)
 {
+	uint64_t begin = tm_monotonic_ns();
 	pid_t got;
+
+	do {
+		got = waitpid(tid, status, __WALL | WNOHANG);
+		if (got == 0)
+			sched_yield();
+	} while (got == 0 && tm_monotonic_ns() - begin < AWAKE_NS);
+	return got;
+}
+
+/* waitpid(2) for one task, whatever signals come to this program. */
+static pid_t wait_for(const struct tm_ptrace *pt, pid_t tid, int *status)
+{
+	pid_t got = pt->cpu < 0 ? wait_awake(tid, status) : 0;
+
+	if (got)
+		return got;
 
 	do {
 		got = waitpid(tid, status, __WALL);
@@ -94,7 +114,7 @@ static void release_unborn(struct tm_ptrace *pt)
 	for (size_t i = 0; pt->expected && tm_map_next(&pt->unpaired, &i, &tid, &half);) {
 		if (half != TM_BIRTH_EXPECTED)
 			continue;
-		if (wait_for((pid_t)tid, &status) == (pid_t)tid && WIFSTOPPED(status))
+		if (wait_for(pt, (pid_t)tid, &status) == (pid_t)tid && WIFSTOPPED(status))
 			release_cleaned(pt, (pid_t)tid);
 		forget_birth(pt, (pid_t)tid);
 		i = 0;
@@ -340,7 +360,7 @@ static bool halt(struct tm_ptrace *pt, pid_t tid)
 	if (thread->state != TM_THREAD_STOPPED)
 		ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 	while (thread && thread->state != TM_THREAD_STOPPED) {
-		if (wait_for(tid, &status) != tid)
+		if (wait_for(pt, tid, &status) != tid)
 			return false;
 		understand(pt, tid, status, MODE_STOP_ALL, &stop);
 		thread = tm_target_thread(&pt->base, tid);
@@ -418,7 +438,7 @@ static void queue(struct tm_ptrace *pt, const struct tm_stop *stop)
 
 bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
 {
-	pid_t tid = thread->tid, got = wait_for(tid, status);
+	pid_t tid = thread->tid, got = wait_for(pt, tid, status);
 	struct tm_stop stop;
 
 	if (got == tid && WIFSTOPPED(*status))
@@ -466,7 +486,7 @@ static struct tm_thread *find_running(struct tm_ptrace *pt, bool forgive_sleeper
 	return NULL;
 }
 
-/* Takes in one status while all are to stop; waits for it at most `pause`. */
+/* Takes in one status while all are to stop; waits for it at most `pause`, NULL: not asleep (wait_awake). */
 static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pause)
 {
 	struct tm_stop stop;
@@ -477,16 +497,18 @@ static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pa
 		return tm_error_errno(errno, "cannot wait for process %d", pt->base.pid);
 	if (tid > 0 && understand(pt, tid, status, MODE_STOP_ALL, &stop) == OUTCOME_REPORT)
 		queue(pt, &stop);
-	if (tid <= 0)
+	if (tid <= 0 && pause)
 		nanosleep(pause, NULL);
+	else if (tid <= 0)
+		sched_yield();
 	return NULL;
 }
 
 struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
-	struct timespec pause = {0, 20000};
-	uint64_t begin = now_ms(), passed = 0;
+	const struct timespec pause = {0, 20000};
+	uint64_t begin = tm_monotonic_ns(), passed_ns = 0, passed = 0;
 	struct tm_thread *running;
 	struct tm_error *err;
 
@@ -503,10 +525,11 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 					       "thread %d of process %d did not stop within %u ms (state %c)",
 					       running->tid, target->pid, timeout_ms,
 					       tm_procfs_state(running->tgid, running->tid));
-		err = take_one(pt, &pause);
+		err = take_one(pt, passed_ns < AWAKE_NS ? NULL : &pause);
 		if (err)
 			return err;
-		passed = now_ms() - begin;
+		passed_ns = tm_monotonic_ns() - begin;
+		passed = passed_ns / 1000000;
 	}
 	return NULL;
 }

@@ -110,6 +110,17 @@ struct tm_error *tm_target_system_call(struct tm_target *target, struct tm_threa
 	return target->ops->system_call(target, preferred, number, arguments, result);
 }
 
+void tm_target_begin_calls(struct tm_target *target)
+{
+	if (target->ops->begin_calls)
+		target->ops->begin_calls(target);
+}
+
+struct tm_error *tm_target_end_calls(struct tm_target *target)
+{
+	return target->ops->end_calls ? target->ops->end_calls(target) : NULL;
+}
+
 struct tm_error *tm_target_mappings(struct tm_target *target, struct tm_mappings *mappings)
 {
 	return target->ops->mappings(target, mappings);

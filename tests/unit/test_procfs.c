@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "target/procfs.h"
@@ -275,6 +276,42 @@ Test(procfs, zombie_is_refused)
 	kill(child, SIGKILL);
 	await_state('Z');
 	expect_refused(child, TM_ERROR_NO_PROCESS, "zombie");
+}
+
+static void *wait_for_good(void *unused)
+{
+	pause();
+	return unused;
+}
+
+static void body_of_which_the_first_thread_ends(void)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, wait_for_good, NULL);
+	syscall(SYS_exit, 0); /* of this thread alone */
+}
+
+Test(procfs, process_whose_first_thread_has_ended_is_no_zombie)
+{
+	child = fork();
+	if (child == 0)
+		body_of_which_the_first_thread_ends();
+	await_state('Z');
+	expect_refused(child, TM_ERROR_UNSUPPORTED, "first thread");
+}
+
+Test(procfs, tasks_without_memory_share_none)
+{
+	char comm[32];
+
+	tm_procfs_comm(2, 2, comm);
+	if (strcmp(comm, "kthreadd") != 0)
+		cr_skip_test("no kernel thread in this namespace");
+	start(body_nothing);
+	kill(child, SIGKILL);
+	await_state('Z');
+	cr_assert_not(tm_procfs_same_memory(child, 2));
 }
 
 Test(procfs, traced_process_is_refused_and_its_tracer_named)
