@@ -65,25 +65,78 @@ static void mark_ranges(struct tm_jump_range *ranges, size_t count, uint64_t tar
 			ranges[i].found = true;
 }
 
+/* Four displacements that begin at bytes 0, 4, 8, 12 of a piece of code. */
+typedef uint32_t displacements __attribute__((vector_size(16), aligned(1), may_alias));
+
+#define PIECE 16u /* bytes that are looked at in one go, with three behind them */
+
+/*
+ * Does a displacement that begins in the piece lead into [low, low + span)? In 32 bits, so that one that
+ * leads 4 GB beside it counts as well. `behind`: the address behind a displacement at the piece's first byte,
+ * less low.
+ */
+static bool may_lead(const uint8_t *piece, uint32_t behind, uint32_t span)
+{
+	displacements any = {0};
+
+	for (uint32_t at = 0; at < 4; at++) {
+		uint32_t from = behind + at;
+		displacements distance = *(const displacements *)(piece + at) +
+					 (displacements){from, from + 4, from + 8, from + 12};
+
+		any |= (displacements)(distance < span);
+	}
+	return any[0] | any[1] | any[2] | any[3];
+}
+
+struct jump_search {
+	const uint8_t *code;
+	size_t size;
+	uint64_t address, low, high;
+	struct tm_jump_range *ranges;
+	size_t count;
+};
+
+static void look_at(const struct jump_search *search, size_t at)
+{
+	int32_t displacement;
+	uint64_t target;
+
+	memcpy(&displacement, search->code + at, sizeof(displacement));
+	target = search->address + at + DISPLACEMENT + (uint64_t)(int64_t)displacement;
+	if (target - search->low < search->high - search->low && is_far_jump(search->code, at))
+		mark_ranges(search->ranges, search->count, target);
+}
+
+static void search_jumps(const struct jump_search *search)
+{
+	uint64_t span = search->high - search->low;
+	size_t at = 0;
+
+	for (; span <= UINT32_MAX && at + PIECE + DISPLACEMENT <= search->size; at += PIECE) {
+		uint64_t behind = search->address + at + DISPLACEMENT - search->low;
+
+		if (!may_lead(search->code + at, (uint32_t)behind, (uint32_t)span))
+			continue;
+		for (size_t i = 0; i < PIECE; i++)
+			look_at(search, at + i);
+	}
+	for (; at + DISPLACEMENT <= search->size; at++)
+		look_at(search, at);
+}
+
 void tm_jumps_find(const struct tm_arch *arch, const uint8_t *code, size_t size, uint64_t address,
 		   struct tm_jump_range *ranges, size_t count)
 {
-	uint64_t low = UINT64_MAX, high = 0;
+	struct jump_search search = {code, size, address, UINT64_MAX, 0, ranges, count};
 
 	for (size_t i = 0; i < count; i++) {
-		low = ranges[i].start < low ? ranges[i].start : low;
-		high = ranges[i].end > high ? ranges[i].end : high;
+		search.low = ranges[i].start < search.low ? ranges[i].start : search.low;
+		search.high = ranges[i].end > search.high ? ranges[i].end : search.high;
 		ranges[i].found = ranges[i].found || !tm_jump_size(arch);
 	}
-	for (size_t i = 0; tm_jump_size(arch) && i + DISPLACEMENT <= size; i++) {
-		int32_t displacement;
-		uint64_t target;
-
-		memcpy(&displacement, code + i, sizeof(displacement));
-		target = address + i + DISPLACEMENT + (uint64_t)(int64_t)displacement;
-		if (__builtin_expect(target - low < high - low, 0) && is_far_jump(code, i))
-			mark_ranges(ranges, count, target);
-	}
+	if (count && tm_jump_size(arch))
+		search_jumps(&search);
 }
 
 static void emit(struct tm_call_pad *pad, const void *bytes, size_t size)

@@ -126,6 +126,68 @@ struct tm_error *tm_elf_symbols_dynamic(const struct tm_elf *elf, struct tm_elf_
 	return by_dynamic(elf, symbols);
 }
 
+/* ---- by name ---- */
+
+static bool is_named(const struct tm_elf_symbols *symbols, size_t index, const char *name)
+{
+	Elf64_Sym symbol = tm_elf_symbol(symbols, index);
+
+	return symbol.st_shndx != SHN_UNDEF && strcmp(tm_elf_symbol_name(symbols, &symbol), name) == 0;
+}
+
+static size_t find_one_by_one(const struct tm_elf_symbols *symbols, const char *name)
+{
+	size_t i = 0;
+
+	while (i < symbols->count && !is_named(symbols, i, name))
+		i++;
+	return i;
+}
+
+/* dl_new_hash of glibc's elf/dl-hash.h */
+static uint32_t gnu_hash(const char *name)
+{
+	uint32_t hash = 5381;
+
+	for (; *name; name++)
+		hash = hash * 33 + (uint8_t)*name;
+	return hash;
+}
+
+/* The bloom filter, one of whose 64-bit words has two bits for each name. */
+static bool may_be_there(struct tm_bytes table, uint32_t hash)
+{
+	uint64_t words = word(table, 2), at = 4 + 2 * (words ? hash / 64 % words : 0);
+	uint64_t bits = word(table, at) | (uint64_t)word(table, at + 1) << 32;
+
+	return bits >> hash % 64 & bits >> (hash >> (word(table, 3) & 31)) % 64 & 1;
+}
+
+static size_t find_by_hash(struct tm_bytes table, const struct tm_elf_symbols *symbols, const char *name)
+{
+	uint32_t hash = gnu_hash(name), bucket_count = word(table, 0), first = word(table, 1), link = 0;
+	uint64_t buckets = 4 + 2 * (uint64_t)word(table, 2), index;
+
+	if (!bucket_count || !may_be_there(table, hash))
+		return symbols->count;
+	index = word(table, buckets + hash % bucket_count);
+	for (; index && index >= first && index < symbols->count && !(link & 1); index++) {
+		link = word(table, buckets + bucket_count + (index - first));
+		if ((link | 1) == (hash | 1) && is_named(symbols, index, name))
+			return index;
+	}
+	return symbols->count;
+}
+
+size_t tm_elf_symbols_find(const struct tm_elf *elf, const struct tm_elf_symbols *symbols, const char *name)
+{
+	uint64_t place;
+
+	return tm_elf_dynamic(elf, DT_GNU_HASH, &place, NULL)
+		       ? find_by_hash(tm_elf_at(elf, place), symbols, name)
+		       : find_one_by_one(symbols, name);
+}
+
 static bool is_in_code(const struct tm_elf *elf, const Elf64_Sym *symbol)
 {
 	Elf64_Shdr section;

@@ -23,6 +23,10 @@ Elf64_Sym tm_elf_symbol(const struct tm_elf_symbols *symbols, size_t index);
 const char *tm_elf_symbol_name(const struct tm_elf_symbols *symbols,
 			       const Elf64_Sym *symbol); /* "" if damaged */
 
+/* The first defined symbol of that name in .dynsym, by the hash table that ld.so uses (DT_GNU_HASH), or where
+   there is none one by one; symbols->count: there is none. */
+size_t tm_elf_symbols_find(const struct tm_elf *elf, const struct tm_elf_symbols *symbols, const char *name);
+
 /* Defined code: STT_FUNC, STT_GNU_IFUNC, or STT_NOTYPE where code is (not the mapping symbols "$x", "$d" of
  * AAELF64). */
 bool tm_elf_symbol_is_code(const struct tm_elf *elf, const Elf64_Sym *symbol, const char *name);

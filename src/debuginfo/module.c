@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/hash.h"
 #include "base/vector.h"
 #include "debuginfo/elf_image.h"
 #include "debuginfo/mapping_group.h"
@@ -25,12 +26,14 @@ struct text {
 
 struct tm_module_map {
 	struct tm_module_source source;
-	struct tm_chunks entries; /* struct entry *, by number: another thread may read while one more is added */
+	struct tm_chunks
+		entries; /* struct entry *, by number: another thread may read while one more is added */
 	_Atomic uint32_t entry_count;
 	struct tm_vector(struct tm_module_file *) files;
 	struct tm_vector(struct text) texts; /* of all loaded modules, ascending */
 	uint64_t generation;
-	bool changed; /* by this update */
+	bool changed;	 /* by this update */
+	uint64_t digest; /* of what the last update was made from; 0: it failed, or there was none */
 };
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -144,6 +147,7 @@ void tm_module_map_reset(struct tm_module_map *map, const struct tm_module_sourc
 	}
 	map->texts.count = 0;
 	map->source = *source;
+	map->digest = 0;
 	map->generation++;
 }
 
@@ -412,11 +416,40 @@ static void mark_main(struct tm_module_map *map, const struct tm_mappings *mappi
 	}
 }
 
+/* Of all that modules are made from: mappings of files, and code. */
+static uint64_t digest_of(const struct tm_mappings *mappings, const char *main_path)
+{
+	uint64_t digest = main_path ? tm_hash_bytes(main_path, strlen(main_path)) : 0;
+
+	for (size_t i = 0; i < mappings->count; i++) {
+		const struct tm_mapping *mapping = &mappings->items[i];
+		const uint64_t words[] = {
+			digest,
+			mapping->start,
+			mapping->end,
+			mapping->offset,
+			mapping->inode,
+			(uint64_t)mapping->dev_major << 32 | mapping->dev_minor,
+			(uint64_t)mapping->readable | (uint64_t)mapping->writable << 1 |
+				(uint64_t)mapping->executable << 2 | (uint64_t)mapping->shared << 3 |
+				(uint64_t)mapping->deleted << 4,
+			tm_hash_bytes(mapping->path, strlen(mapping->path)),
+		};
+
+		if (mapping->path[0] == '/' || mapping->executable)
+			digest = tm_hash_bytes(words, sizeof(words));
+	}
+	return digest ? digest : 1;
+}
+
 struct tm_error *tm_module_map_update(struct tm_module_map *map, const struct tm_mappings *mappings,
 				      const char *main_path)
 {
+	uint64_t digest = digest_of(mappings, main_path);
 	struct tm_error *err;
 
+	if (digest == map->digest)
+		return NULL;
 	map->changed = false;
 	clear_seen(map);
 	err = update_groups(map, mappings);
@@ -427,6 +460,7 @@ struct tm_error *tm_module_map_update(struct tm_module_map *map, const struct tm
 		err = index_texts(map);
 	}
 	map->generation += map->changed || err;
+	map->digest = err ? 0 : digest;
 	return err;
 }
 

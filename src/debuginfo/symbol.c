@@ -110,26 +110,24 @@ bool tm_module_find_dynamic_symbol(const struct tm_module *module, const char *n
 	_cleanup_error_ struct tm_error *err = NULL;
 	struct tm_elf_symbols symbols;
 	struct tm_elf elf;
+	Elf64_Sym entry;
+	size_t found;
 
 	if (!tm_module_elf(module, &elf))
 		return false;
 	err = tm_elf_symbols_dynamic(&elf, &symbols);
-	for (size_t i = 0; !err && i < symbols.count; i++) {
-		Elf64_Sym entry = tm_elf_symbol(&symbols, i);
-		const char *found = tm_elf_symbol_name(&symbols, &entry);
-
-		if (entry.st_shndx == SHN_UNDEF || strcmp(found, name) != 0)
-			continue;
-		*symbol = (struct tm_symbol){
-			.name = found,
-			.vaddr = entry.st_value,
-			.size = entry.st_size,
-			.is_ifunc = ELF64_ST_TYPE(entry.st_info) == STT_GNU_IFUNC,
-			.table = TM_SYMBOLS_DYNAMIC,
-		};
-		return true;
-	}
-	return false;
+	found = err ? 0 : tm_elf_symbols_find(&elf, &symbols, name);
+	if (err || found == symbols.count)
+		return false;
+	entry = tm_elf_symbol(&symbols, found);
+	*symbol = (struct tm_symbol){
+		.name = tm_elf_symbol_name(&symbols, &entry),
+		.vaddr = entry.st_value,
+		.size = entry.st_size,
+		.is_ifunc = ELF64_ST_TYPE(entry.st_info) == STT_GNU_IFUNC,
+		.table = TM_SYMBOLS_DYNAMIC,
+	};
+	return true;
 }
 
 bool tm_module_dynamic_entry(const struct tm_module *module, int64_t tag, uint64_t *vaddr_of_value)

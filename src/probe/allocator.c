@@ -1,9 +1,12 @@
 #include "probe/allocator.h"
 
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+#include <threads.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 
 #define NONE TM_NO_ARGUMENT
 #define ALLOCATES(name, size, count, out)                                                                    \
@@ -160,11 +163,38 @@ const struct tm_allocator tm_allocators[] = {
    malloc) and _rjem_ (Rust's jemalloc crates). */
 static const char *const prefixes[] = {"je_", "_rjem_je_", "_rjem_"};
 
+/* The rows by the hash of their names: every symbol of every module is asked for. */
+#define SLOTS 1024u
+
+static uint8_t slots[SLOTS]; /* number of the row, from 1; 0: free */
+
+_Static_assert(TM_ARRAY_SIZE(tm_allocators) <= UINT8_MAX && 4 * TM_ARRAY_SIZE(tm_allocators) <= SLOTS,
+	       "few names share a slot");
+
+static size_t slot_of(const char *name)
+{
+	return tm_hash_bytes(name, strlen(name)) % SLOTS;
+}
+
+static void fill_slots(void)
+{
+	for (size_t i = 0; tm_allocators[i].name; i++) {
+		size_t slot = slot_of(tm_allocators[i].name);
+
+		while (slots[slot])
+			slot = (slot + 1) % SLOTS;
+		slots[slot] = (uint8_t)(i + 1);
+	}
+}
+
 static const struct tm_allocator *find_plain(const char *name)
 {
-	for (const struct tm_allocator *row = tm_allocators; row->name; row++)
-		if (strcmp(row->name, name) == 0)
-			return row;
+	static once_flag filled = ONCE_FLAG_INIT;
+
+	call_once(&filled, fill_slots);
+	for (size_t slot = slot_of(name); slots[slot]; slot = (slot + 1) % SLOTS)
+		if (strcmp(tm_allocators[slots[slot] - 1].name, name) == 0)
+			return &tm_allocators[slots[slot] - 1];
 	return NULL;
 }
 

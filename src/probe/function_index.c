@@ -4,8 +4,10 @@
 
 #include "arch/call_pad.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/vector.h"
 #include "debuginfo/symbol.h"
+#include "probe/function.h"
 
 #define TEXT_SEARCH_MAX                                                                                      \
 	(8u << 20) /* bytes of a module's code that are searched for jumps: a few milliseconds */
@@ -13,7 +15,8 @@
 struct tm_function_index {
 	const struct tm_arch *arch;
 	struct tm_module_map *modules;
-	struct tm_map by_number; /* module number -> struct tm_indexed_module * */
+	struct tm_map by_number;   /* module number -> struct tm_indexed_module * */
+	struct tm_map jumped_into; /* number and address of one function -> whether it is */
 };
 
 struct tm_error *tm_function_index_create(const struct tm_arch *arch, struct tm_module_map *modules,
@@ -47,6 +50,7 @@ void tm_function_index_destroy(struct tm_function_index *index)
 	for (size_t i = 0; tm_map_next(&index->by_number, &i, &number, &place);)
 		destroy_module((struct tm_indexed_module *)(uintptr_t)place);
 	tm_map_deinit(&index->by_number);
+	tm_map_deinit(&index->jumped_into);
 	free(index);
 }
 
@@ -154,7 +158,6 @@ static struct tm_error *search_module(struct search *search)
 		find_exits(search, &search->functions.items[i]);
 	if (!err && search->functions.count)
 		find_jumps(search);
-	tm_module_release_pages(search->module);
 	return err;
 }
 
@@ -181,4 +184,22 @@ struct tm_error *tm_function_index_get(struct tm_function_index *index, struct t
 	indexed->problem = search.problem;
 	*out = indexed;
 	return err;
+}
+
+#define ADDRESS_BITS 48
+
+bool tm_function_index_is_jumped_into(struct tm_function_index *index, const struct tm_module *module,
+				      uint64_t vaddr)
+{
+	uint64_t key = (uint64_t)module->number << ADDRESS_BITS ^ vaddr, address = module->bias + vaddr;
+	const uint64_t *known = tm_map_get(&index->jumped_into, key);
+	bool jumped_into;
+
+	if (known)
+		return *known;
+	jumped_into =
+		tm_code_is_jumped_into(index->arch, module, address + 1, address + tm_jump_size(index->arch));
+	if (!tm_map_put(&index->jumped_into, key, jumped_into))
+		tm_log_debug("no memory to remember who jumps into %s", module->path);
+	return jumped_into;
 }

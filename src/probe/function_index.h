@@ -38,4 +38,9 @@ void tm_function_index_destroy(struct tm_function_index *index); /* NULL is fine
 struct tm_error *tm_function_index_get(struct tm_function_index *index, struct tm_module *module,
 				       const struct tm_indexed_module **out);
 
+/* tm_code_is_jumped_into of the bytes that a jump patch of the function at `vaddr` would replace behind its
+   first; searched once. */
+bool tm_function_index_is_jumped_into(struct tm_function_index *index, const struct tm_module *module,
+				      uint64_t vaddr);
+
 #endif

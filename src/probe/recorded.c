@@ -133,8 +133,7 @@ struct tm_error *tm_probe_record_loader(struct tm_probe *probe, uint64_t address
 
 	if (!bytes || available < LOADER_BYTES || module->image_is_copy)
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "its file is not at hand to compare");
-	if (tm_code_is_jumped_into(probe->config.target->arch, module, address + 1,
-				   address + tm_jump_size(probe->config.target->arch)))
+	if (tm_function_index_is_jumped_into(probe->config.functions, module, address - module->bias))
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "other code may jump into its first bytes");
 	err = tm_probe_survey(probe);
 	return err ? err : tm_patch_insert(probe->config.patches, &request);

@@ -219,6 +219,8 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return tm_error_errno(errno, "cannot open %s, the rings", path);
+	if (ftruncate(fd, TM_SHARED_SIZE) < 0)
+		return tm_error_errno(errno, "cannot size the rings");
 	recording->memory =
 		mmap(NULL, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (recording->memory == MAP_FAILED) {
@@ -230,25 +232,21 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 	return err ? err : tm_ring_reader_create(recording->memory, &recording->reader);
 }
 
-/* The target maps the file and keeps no descriptor. A forked child does not inherit it: its control page is
-   wiped, so that nobody there looks for it. */
-static struct tm_error *map_file(struct tm_recording *recording, int64_t number)
+/* The target keeps no descriptor. A forked child does not inherit the pages: its control page is wiped, so
+   that nobody there looks for them. */
+static struct tm_error *map_theirs(struct tm_recording *recording, int64_t number)
 {
-	const uint64_t size[6] = {(uint64_t)number, TM_SHARED_SIZE};
 	const uint64_t map[6] = {
 		0, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, (uint64_t)number, 0};
 	int64_t result, place;
-	struct tm_error *err = call(recording, "size the rings", SYS_ftruncate, size, &result);
+	struct tm_error *err = call(recording, "map the rings", SYS_mmap, map, &place);
 
-	if (!err)
-		err = call(recording, "map the rings", SYS_mmap, map, &place);
 	if (err)
 		return err;
 	recording->shared = (uint64_t)place;
 	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK};
 
-	err = call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
-	return err ? err : map_ours(recording, number);
+	return call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
 }
 
 static struct tm_error *create_file(struct tm_recording *recording)
@@ -266,7 +264,9 @@ static struct tm_error *create_file(struct tm_recording *recording)
 		return err;
 	const uint64_t close[6] = {(uint64_t)number};
 
-	err = map_file(recording, number);
+	err = map_ours(recording, number);
+	if (!err)
+		err = map_theirs(recording, number);
 	return tm_error_first(err, call(recording, "close the memory file", SYS_close, close, &result));
 }
 
@@ -311,38 +311,40 @@ static bool may_sleep(const struct tm_recording *recording)
 	return true;
 }
 
+/* Pages that were just mapped are zero; of those of an earlier trace the threads' entries are made so. */
 static struct tm_error *write_control(struct tm_recording *recording, const struct tm_recorder_python *python)
 {
-	_cleanup_free_ struct tm_control *control = calloc(1, sizeof(*control));
+	static struct tm_control control; /* but for its first words it stays zero, and costs no memory */
 
-	if (!control)
-		return tm_error_out_of_memory();
-	memcpy(control->magic, TM_RECORDER_MAGIC, sizeof(control->magic));
+	memcpy(control.magic, TM_RECORDER_MAGIC, sizeof(control.magic));
 	recording->may_sleep = may_sleep(recording);
-	control->may_sleep = recording->may_sleep;
-	control->stamps = recording->stamps = !tm_recording_runs_alone(recording);
-	control->patience = recording->needs->ticks_per_ms * PATIENCE_MS;
-	control->shared = recording->shared;
-	control->python = *python;
-	return tm_target_write(recording->target, recording->region + TM_RECORDER_CODE_SIZE, control,
+	control.may_sleep = recording->may_sleep;
+	control.stamps = recording->stamps = !tm_recording_runs_alone(recording);
+	control.patience = recording->needs->ticks_per_ms * PATIENCE_MS;
+	control.shared = recording->shared;
+	control.python = *python;
+	return tm_target_write(recording->target, recording->region + TM_RECORDER_CODE_SIZE, &control,
 			       recording->fresh ? offsetof(struct tm_control, threads)
 						: offsetof(struct tm_control, sampled));
 }
 
 /* What an earlier trace has left in the sets goes. */
-struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean)
+static struct tm_error *write_sample(struct tm_recording *recording, uint64_t mean)
 {
 	size_t size = sizeof(struct tm_control) - offsetof(struct tm_control, sampled);
 	_cleanup_free_ uint8_t *none = calloc(1, size);
 	struct tm_error *err;
 
-	if (!mean)
-		return NULL;
 	if (!none)
 		return tm_error_out_of_memory();
 	err = tm_target_write(recording->target, CONTROL(recording, sampled), none, size);
 	return err ? err
 		   : tm_target_write(recording->target, CONTROL(recording, sample), &mean, sizeof(mean));
+}
+
+struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean)
+{
+	return mean ? write_sample(recording, mean) : NULL;
 }
 
 struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python)

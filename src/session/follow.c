@@ -18,6 +18,8 @@
 #define R_DEBUG_BRK_OFFSET   16
 #define R_DEBUG_STATE_OFFSET 24
 
+#define LOADER_FUNCTION "_dl_debug_state" /* r_brk: glibc's and musl's linker export it */
+
 static int open_proc(pid_t pid, const char *what)
 {
 	char path[64];
@@ -71,11 +73,14 @@ static struct tm_error *index_module(struct tm_session *session, struct tm_modul
 {
 	const struct tm_indexed_module *indexed;
 	struct tm_error *err = tm_function_index_get(session->functions, module, &indexed);
+	struct tm_symbol loader;
 
 	for (size_t i = 0; !err && i < indexed->count; i++) {
 		tm_cfi_find(session->cfi, module->bias + indexed->functions[i].vaddr);
 		move_ahead(session, &indexed->functions[i]);
 	}
+	if (!err && tm_module_find_dynamic_symbol(module, LOADER_FUNCTION, &loader))
+		tm_function_index_is_jumped_into(session->functions, module, loader.vaddr);
 	if (session->config->domain != TM_SESSION_NATIVE)
 		tm_python_is_in(session, module);
 	return err;
@@ -173,6 +178,13 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 	return err ? err : tm_native_enable(session);
 }
 
+/* What was read of their files to arm them. */
+void tm_follow_release_pages(const struct tm_session *session)
+{
+	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++)
+		tm_module_release_pages(tm_module_map_get(session->modules, i));
+}
+
 struct tm_error *tm_follow_arm_natives(struct tm_session *session)
 {
 	session->loaded.count = 0;
@@ -229,8 +241,7 @@ static bool is_consistent(struct tm_session *session)
 	return state == RT_CONSISTENT;
 }
 
-/* At a start nothing is filled in yet; the linker exports the function that it will call (glibc and musl:
- * _dl_debug_state). */
+/* At a start nothing is filled in yet; the linker exports the function that it will call. */
 static uint64_t find_loader_symbol(struct tm_session *session)
 {
 	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++) {
@@ -238,7 +249,7 @@ static uint64_t find_loader_symbol(struct tm_session *session)
 		struct tm_symbol symbol;
 
 		if (module->loaded && !module->is_main &&
-		    tm_module_find_dynamic_symbol(module, "_dl_debug_state", &symbol))
+		    tm_module_find_dynamic_symbol(module, LOADER_FUNCTION, &symbol))
 			return module->bias + symbol.vaddr;
 	}
 	return 0;
@@ -482,7 +493,9 @@ static struct tm_error *update_still(struct tm_session *session)
 	err = update_modules(session, true);
 	if (!err && session->native && !tm_native_watches_loader(session))
 		err = leave_loader_to_pad(session);
-	return tm_error_first(err, tm_target_resume_all(session->target, session->standing));
+	err = tm_error_first(err, tm_target_resume_all(session->target, session->standing));
+	tm_follow_release_pages(session);
+	return err;
 }
 
 struct tm_error *tm_follow_loader(struct tm_session *session)
@@ -504,5 +517,7 @@ struct tm_error *tm_follow_hit(struct tm_session *session, uint64_t address, boo
 	err = update_modules(session, complete);
 	if (!err && address == session->entry_breakpoint)
 		err = watch_loader(session, find_r_brk(session));
+	if (complete)
+		tm_follow_release_pages(session);
 	return err;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -99,16 +100,14 @@ static struct tm_error *handle_exec(struct tm_session *session, const struct tm_
 	bool traceable = true, first = !session->images.length;
 	struct tm_error *err = tm_follow_exec(session, &traceable);
 
-	if (!err && first) /* of a program that we start: the saver has nothing to do yet */
-		err = tm_record_start(session);
-	if (err)
-		return err;
-	if (!traceable) {
+	if (!err && traceable) {
+		tm_threads_seen(session, stop->thread);
+		err = tm_breakpoint_resume(session->breakpoints, stop->thread);
+	} else if (!err) {
 		session->ended = "exec";
-		return NULL;
 	}
-	tm_threads_seen(session, stop->thread);
-	return tm_breakpoint_resume(session->breakpoints, stop->thread);
+	/* Of a program that we start: the saver has nothing to do yet. */
+	return err || !first ? err : tm_record_start(session);
 }
 
 static void note_exit(struct tm_session *session, int wait_status)
@@ -316,10 +315,27 @@ static struct tm_error *prepare(struct tm_session *session)
 	return err ? err : open_report(session);
 }
 
+#define HEAP_AHEAD (1u << 20) /* bytes */
+
+/* Memory for what is done while the target stands still is in place before it does: a page that is touched for
+   the first time costs a microsecond or two. */
+static void touch_heap(void)
+{
+	void *ahead;
+
+	mallopt(M_MMAP_THRESHOLD, 2 * HEAP_AHEAD);
+	mallopt(M_TRIM_THRESHOLD, 4 * HEAP_AHEAD);
+	ahead = malloc(HEAP_AHEAD);
+	if (ahead)
+		explicit_bzero(ahead, HEAP_AHEAD);
+	free(ahead);
+}
+
 static struct tm_error *take_target(struct tm_session *session)
 {
 	struct tm_error *err;
 
+	touch_heap();
 	session->begin_ns = tm_monotonic_ns();
 	err = session->config->attach_pid
 		      ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
@@ -384,6 +400,7 @@ static struct tm_error *start_attached(struct tm_session *session)
 	for (size_t i = 0; (thread = tm_target_next_thread(session->target, &i));)
 		tm_threads_seen(session, thread);
 	err = tm_target_resume_all(session->target, NULL);
+	tm_follow_release_pages(session);
 	return err ? err : tm_record_start(session);
 }
 
