@@ -20,6 +20,7 @@ from support.environment import fixture, program
 from support.memory import executable_mappings
 from support.process import Target, status_field
 from support.tracer import ERROR
+from support.uprobe import Uprobe, symbol
 from test_totals import PERL, PYTHON, SQL, make_repository
 
 PROBE = os.environ.get("TM_PROBE", "pad")
@@ -570,6 +571,32 @@ class Foreign(PadTest):
                 self.assertEqual(report.totals["lost"], 0)
                 self.assert_foreign(target, told, 8)
                 self.after(target, told)
+
+    def test_a_uprobe(self):
+        """The kernel's breakpoint on the C library's malloc: it counts on, and when it is gone malloc is traced."""
+        target = start_ready(self, "loop-O2", 1)
+        start, path = next((start, path) for start, _, path in executable_mappings(target.pid) if path.endswith("/libc.so.6"))
+        offset = symbol(path, "malloc")
+        uprobe = Uprobe(path, offset, max(int(tid) for tid in os.listdir(f"/proc/{target.pid}/task")))
+        hits = uprobe.hits()
+        trace = self.attach(target.pid, "-v", probe=self.PROBE)
+        target.send(b"n")
+        target.json(60)
+        report = trace.finish_trace()
+        self.assertRegex(report.printed, r"malloc in \S+/libc\.so\.6 is not traced: somebody else's breakpoint")
+        self.assertGreater(uprobe.hits(), hits, "the uprobe counts on")
+        changed = replaced(code_of_files(target.pid), code_of(target.pid))
+        uprobe.close()
+        self.assertEqual(list(changed.values()), [INT3], "the uprobe's, and nothing else")
+
+        trace = self.attach(target.pid, probe=self.PROBE)
+        target.send(b"n")
+        target.json(60)
+        self.assertGreater(trace.finish_trace().totals["allocations"], 50)
+        self.assert_code_is_the_files(target.pid)
+        target.send()
+        self.assertEqual(target.json(60)["corrupt"], 0)
+        self.assertEqual(target.wait(), 0)
 
     def test_a_jump_that_comes_while_ours_stands(self):
         """Up to then every call counts; afterwards malloc's do not, and the hook stays."""
