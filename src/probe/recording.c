@@ -83,6 +83,8 @@ static void unmap_ours(struct tm_recording *recording)
 	tm_row_table_deinit(&recording->rows);
 	if (!recording->memory)
 		return;
+	tm_log_info("recorder: threads waited for a look %" PRIu64 " times",
+		    tm_recording_doorbell(recording));
 	tm_error_destroy(tm_watchdog_watch(recording->needs->watchdog, -1, 0));
 	munmap(recording->memory, TM_SHARED_SIZE);
 	recording->memory = NULL;
@@ -415,8 +417,6 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording)
 
 	if (!recording->region || !recording->memory)
 		return NULL;
-	tm_log_info("recorder: threads waited for a look %" PRIu64 " times",
-		    tm_recording_doorbell(recording));
 	count_unringed(recording);
 	err = set_enabled(recording, 0);
 	if (!err)

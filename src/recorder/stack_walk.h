@@ -150,6 +150,13 @@ static inline bool is_known(struct tm_ring_frames *frames, const struct tm_recor
 	return false;
 }
 
+/* A frame record is what the unwinder takes for one (unwind.c, read_record). That the chain of them comes to
+   known code in the end is seen as it is walked. */
+static inline bool may_be_record(const struct walk *walk)
+{
+	return walk->fp % 8 == 0 && walk->fp - walk->sp <= TM_ROW_RECORD_MAX && word_at(walk->fp + 8);
+}
+
 /* The frame at walk->pc by its row; goes on to its caller. */
 static inline enum walked pass(struct walk *walk, struct tm_recorder_frame *frame)
 {
@@ -169,6 +176,8 @@ static inline enum walked pass(struct walk *walk, struct tm_recorder_frame *fram
 		uint64_t place = cfa + (uint64_t)tm_row_fp_offset(rule);
 
 		if (__builtin_expect(place < walk->sp || place > walk->high - 8, 0))
+			return LOOK;
+		if (__builtin_expect((rule & TM_ROW_BY_FP) && !may_be_record(walk), 0))
 			return LOOK;
 		walk->fp = word_at(place);
 	}

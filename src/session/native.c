@@ -23,6 +23,9 @@ struct stack {
 
 struct tm_native {
 	struct tm_call_tree *tree;
+	/* By node of the tree: frames of its stack that only the frame pointer led to. */
+	struct tm_vector(uint32_t) by_fp;
+	bool has_by_fp;
 	struct stack stacks[TM_RINGS];
 	/* Of the record that is being taken. */
 	uint32_t node;
@@ -147,6 +150,7 @@ void tm_native_destroy(struct tm_native *native)
 	if (!native)
 		return;
 	tm_call_tree_destroy(native->tree);
+	tm_vector_deinit(&native->by_fp);
 	for (unsigned i = 0; i < TM_RINGS; i++)
 		tm_vector_deinit(&native->stacks[i].nodes);
 	free(native);
@@ -264,6 +268,14 @@ static bool has_step(const struct tm_session *session, const struct tm_row *row)
 	       (row->fp_offset == TM_FP_SAME || abs(row->fp_offset) < TM_ROW_OFFSET_MAX);
 }
 
+_Static_assert(TM_ROW_RECORD_MAX == TM_UNWIND_RECORD_MAX, "both take the same for a frame record");
+
+/* Code without CFI, of a JIT for example: its frame is what step_by_frame_pointer of unwind.c makes of it. */
+static uint64_t frame_pointer_rule(uint64_t flags)
+{
+	return tm_row_rule(TM_ROW_STEP, flags | TM_ROW_CFA_FROM_FP | TM_ROW_FP_SAVED | TM_ROW_BY_FP, 16, -16);
+}
+
 static uint64_t make_rule(const struct tm_session *session, uint64_t lookup)
 {
 	const struct tm_row *row = tm_cfi_find(session->cfi, lookup).row;
@@ -272,6 +284,8 @@ static uint64_t make_rule(const struct tm_session *session, uint64_t lookup)
 
 	if (row && row->outermost)
 		return tm_row_rule(TM_ROW_OUTERMOST, flags, 0, 0);
+	if (!row && !tm_pads_contain(session->pads, lookup))
+		return frame_pointer_rule(flags);
 	if (!row || !has_step(session, row))
 		return tm_row_rule(TM_ROW_LOOK, flags, 0, 0);
 	saved = row->fp_offset != TM_FP_SAME;
@@ -359,6 +373,17 @@ static struct tm_error *take_walked(struct tm_session *session, unsigned ring, c
 
 /* ---- what the recorder has walked itself ---- */
 
+/* Nodes are numbered as they come; the root is the first. */
+static bool note_by_fp(struct tm_native *native, uint32_t parent, uint32_t node, bool is_by_fp)
+{
+	while (native->by_fp.count <= node)
+		if (!tm_vector_push(&native->by_fp, 0))
+			return false;
+	native->by_fp.items[node] = native->by_fp.items[parent] + is_by_fp;
+	native->has_by_fp = native->has_by_fp || is_by_fp;
+	return true;
+}
+
 /* A frame that is new below its caller. */
 static struct tm_error *add_node(struct tm_session *session, uint32_t parent, uint64_t pc, uint32_t *node)
 {
@@ -367,7 +392,9 @@ static struct tm_error *add_node(struct tm_session *session, uint32_t parent, ui
 	uint32_t frame = tm_tracebacks_frame(tm_tracer_tracebacks(session->tracer), tm_stacks_frame(&walked));
 
 	*node = frame == UINT32_MAX ? UINT32_MAX : tm_call_tree_add(session->native->tree, parent, pc, frame);
-	return *node == UINT32_MAX ? tm_error_out_of_memory() : NULL;
+	return *node == UINT32_MAX || !note_by_fp(session->native, parent, *node, !hit.row)
+		       ? tm_error_out_of_memory()
+		       : NULL;
 }
 
 /* The ring's stack as of this record. A ring may hold anything: what it says was kept need not be there. */
@@ -412,6 +439,12 @@ static bool has_stack(const struct tm_record_header *record)
 	return false;
 }
 
+/* And tells of a call, not of its stack alone. */
+static bool is_call(const struct tm_record_header *record)
+{
+	return record->kind != TM_RECORD_NATIVE_FRAMES && record->kind != TM_RECORD_NATIVE_STACK;
+}
+
 /* Another thread has the ring; what it keeps of the stack may be the same, where it has the other's memory
    for a stack (C libraries give that away again). */
 static struct tm_error *change_thread(struct tm_session *session, unsigned ring,
@@ -436,6 +469,8 @@ struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, con
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))
 			return take_walked(session, ring, thread, native);
 		err = follow_stack(session, ring, native);
+		if (!err && session->native->has_by_fp && is_call(record))
+			session->fp_frames += session->native->by_fp.items[session->native->node];
 	}
 	return err ? err : tm_probe_record(session->probe, ring, thread, record, false);
 }

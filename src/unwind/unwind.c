@@ -27,9 +27,7 @@ struct walker {
 
 #define BIT(n) ((uint64_t)1 << (n))
 
-/* How far a frame record may lie from the stack pointer, and how many may follow each other outside of
- * modules. */
-#define FRAME_MAX ((uint64_t)1 << 20)
+/* How many frame records may follow each other outside of modules. */
 #define CHAIN_MAX 10000
 
 static bool end(struct walker *walker, enum tm_cut cut)
@@ -160,7 +158,7 @@ static bool read_record(struct walker *walker, uint64_t lowest, uint64_t fp, uin
 {
 	uint64_t return_address;
 
-	if (fp % 8 != 0 || fp < lowest || fp - lowest > FRAME_MAX)
+	if (fp % 8 != 0 || fp < lowest || fp - lowest > TM_UNWIND_RECORD_MAX)
 		return false;
 	if (!tm_window_word(&walker->window, fp, next_fp) ||
 	    !tm_window_word(&walker->window, fp + 8, &return_address))

@@ -16,6 +16,9 @@
 #include "target/capture.h"
 #include "target/patch.h"
 
+/* How far a frame record may lie above its frame's stack pointer, in bytes. */
+#define TM_UNWIND_RECORD_MAX (UINT64_C(1) << 20)
+
 struct tm_walk_frame {
 	uint64_t pc;	 /* as executed: the return address for a caller */
 	uint64_t lookup; /* the pc to look up: pc - 1 for a caller, pc for frame 0 and under a signal frame */

@@ -120,6 +120,7 @@ FIXTURES = (
     ("leave", "longjmp"), ("leave", "realloc"), ("signals", "nested"), ("signals", "altstack"), ("dlopen", "plugin.so"),
     ("dlopen", "plugin-own.so"), ("storm", "mixed", "1", "37", "20"), ("storm", "throws", "1", "20", "10"), ("storm", "tide", "1", "70", "2"),
     ("stacks", "twins"), ("stacks", "moving"), ("stacks", "below"), ("stacks", "coroutines"), ("stacks", "relay", "layer-left.so", "layer-right.so"),
+    *([("stacks", "jit")] if platform.machine() == "x86_64" else []),
 )
 
 
@@ -396,6 +397,10 @@ class Stacks(PadTest):
 
     def test_stacks_that_grow_and_shrink(self):
         self.check("below")
+
+    @only_x86_64
+    def test_code_without_cfi(self):
+        self.check("jit")
 
     def test_stacks_of_the_programs_own(self):
         self.check("coroutines")

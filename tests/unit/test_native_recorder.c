@@ -618,6 +618,62 @@ Test(native_recorder, another_frame_pointer_of_the_call_is_seen)
 	}
 }
 
+/* B and C have no CFI: their frames are told by frame records, linked by the frame pointer. */
+static uint64_t push_records(void)
+{
+	const uint64_t rule =
+		tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP | TM_ROW_FP_SAVED | TM_ROW_BY_FP, 16, -16);
+	uint64_t b_record, c_record;
+
+	put_rule(B, rule);
+	put_rule(C, rule);
+	STACK(MAIN, A);
+	b_record = scene.cfa - 16;
+	*word(b_record) = 0xbeef; /* A need not have a frame pointer */
+	scene.cfa -= 8 * 20;
+	*word(scene.cfa - 8) = B;
+	c_record = scene.cfa - 16;
+	*word(c_record) = b_record;
+	scene.cfa -= 8 * 6;
+	*word(scene.cfa - 8) = C;
+	return c_record;
+}
+
+Test(native_recorder, frame_records_are_followed_where_there_is_no_cfi)
+{
+	uint64_t fp = push_records();
+
+	cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+	drain();
+	EXPECT_STACK(MAIN, A, B, C);
+	/* Found again, and not when the lower one leads past B. */
+	cr_assert(tm_native_leave(0x6000, push_words(MALLOC, 24, 24), fp));
+	drain();
+	expect_delta(4, 0);
+	*word(*word(fp) + 8) = MAIN;
+	cr_assert(tm_native_leave(0x7000, push_words(MALLOC, 24, 24), fp));
+	drain();
+	EXPECT_STACK(MAIN, B, C);
+}
+
+/* What the unwinder takes for no frame record it has to look at itself. */
+Test(native_recorder, what_is_no_frame_record_is_not_followed)
+{
+	uint64_t fp = push_records(), b_record = *word(fp);
+
+	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp + 4), "it is not aligned");
+	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), 0), "there is none");
+	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), scene.cfa - 64),
+		      "it lies below the frame");
+	*word(fp) = b_record + 1;
+	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp), "the next one is not aligned");
+	*word(fp) = b_record;
+	*word(b_record + 8) = 0;
+	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp), "it returns nowhere");
+	*word(b_record + 8) = A;
+	cr_expect(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+}
+
 /* ---- what the tracer is asked for ---- */
 
 static void provide_rows(const struct tm_record_native *record)
