@@ -54,8 +54,10 @@ bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring
 
 /* Those that are inside have the processors for themselves at first: they need microseconds, but on busy
    processors they wait for their turn. Then all others run as well: one of them may hold what a signal
-   handler waits for that has interrupted the recorder. */
+   handler waits for that has interrupted the recorder. Little is waited for threads alone that seem to have
+   jumped out of the recorder: that they are in a handler on another stack cannot be told apart. */
 #define ALONE_MS	  500u
+#define ALONE_JUMPED_MS	  5u
 #define LOOK_NS		  20000
 #define TOGETHER_TRIES	  4u
 #define TOGETHER_PAUSE_NS 50000000
@@ -69,23 +71,31 @@ struct insider {
 struct insiders {
 	struct tm_vector(struct insider) threads;
 	bool unknown; /* of a thread that does not stand still it cannot be told who it is */
+	bool surely;  /* not all have jumped out, as it seems */
 };
 
-static struct tm_error *read_inside(struct tm_recording *recording, uint64_t place, bool *inside)
+/* *inside: the stack pointer of the recorder's outermost frame; 0: the thread is not inside. */
+static struct tm_error *read_inside(struct tm_recording *recording, uint64_t place, uint64_t *inside)
 {
-	uint64_t sp = 0;
-	struct tm_error *err = tm_target_read(recording->target, place, &sp, sizeof(sp));
+	*inside = 0;
+	return tm_target_read(recording->target, place, inside, sizeof(*inside));
+}
 
-	*inside = sp != 0;
-	return err;
+/* Is the thread above its frame of the recorder (tm_writer_has_jumped)? */
+static bool seems_to_have_jumped(struct tm_recording *recording, struct tm_thread *thread, uint64_t inside)
+{
+	struct tm_error *err = tm_target_fetch_regs(recording->target, thread);
+	bool jumped = !err && thread->regs.value[recording->target->arch->sp] > inside;
+
+	tm_error_destroy(err);
+	return jumped;
 }
 
 static struct tm_error *look_at(struct tm_recording *recording, uint64_t region, struct tm_thread *thread,
 				struct insiders *insiders)
 {
-	uint64_t place;
+	uint64_t place, inside;
 	unsigned entry;
-	bool inside;
 	struct tm_error *err;
 
 	if (thread->state != TM_THREAD_STOPPED) {
@@ -97,9 +107,12 @@ static struct tm_error *look_at(struct tm_recording *recording, uint64_t region,
 		return err;
 	place = entry_field(region, entry, offsetof(struct tm_recorder_thread, inside));
 	err = read_inside(recording, place, &inside);
-	if (!err && inside && !tm_vector_push(&insiders->threads, ((struct insider){thread, place})))
-		err = tm_error_out_of_memory();
-	return err;
+	if (err || !inside)
+		return err;
+	insiders->surely = insiders->surely || !seems_to_have_jumped(recording, thread, inside);
+	return tm_vector_push(&insiders->threads, ((struct insider){thread, place}))
+		       ? NULL
+		       : tm_error_out_of_memory();
 }
 
 /* Any entry, whoever had it. */
@@ -126,7 +139,7 @@ static struct tm_error *find_insiders(struct tm_recording *recording, uint64_t r
 	struct tm_thread *thread;
 
 	insiders->threads.count = 0;
-	insiders->unknown = false;
+	insiders->unknown = insiders->surely = false;
 	for (size_t i = 0; !err && (thread = tm_target_next_thread(recording->target, &i));)
 		err = look_at(recording, region, thread, insiders);
 	*inside = insiders->threads.count != 0;
@@ -159,13 +172,13 @@ struct tm_error *tm_recording_is_entered(struct tm_recording *recording, uint64_
 static struct tm_error *watch_leaving(struct tm_recording *recording, const struct insiders *insiders)
 {
 	const struct timespec pause = {0, LOOK_NS};
-	uint64_t begin = tm_monotonic_ns();
+	uint64_t limit = (insiders->surely ? ALONE_MS : ALONE_JUMPED_MS) * UINT64_C(1000000);
+	uint64_t begin = tm_monotonic_ns(), inside = 1;
 	struct tm_error *err = NULL;
-	bool inside = true;
 
-	while (!err && inside && tm_monotonic_ns() - begin < ALONE_MS * UINT64_C(1000000)) {
+	while (!err && inside && tm_monotonic_ns() - begin < limit) {
 		nanosleep(&pause, NULL);
-		inside = false;
+		inside = 0;
 		for (size_t i = 0; !err && !inside && i < insiders->threads.count; i++)
 			err = read_inside(recording, insiders->threads.items[i].place, &inside);
 	}
