@@ -1,6 +1,7 @@
 /* Jumps and call-through pads: their bytes, what they are recognised by, and (on x86-64) that they do what
  * they should. */
 #include <criterion/criterion.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -172,6 +173,33 @@ Test(jump, into_a_range_is_found_wherever_it_stands)
 	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++)
 		cr_assert_eq(leads_into(rows[i].code, sizeof(rows[i].code), 0x1000, 0x1011, 0x1015),
 			     rows[i].found, "row %zu", i);
+}
+
+/* In code that is longer than what is looked at in one go; up and down. */
+Test(jump, into_a_range_is_found_at_every_place_of_long_code)
+{
+	static const uint64_t targets[] = {0x1011, 0x9014, 0x5013};
+	uint8_t code[100];
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(targets); i++) {
+		for (size_t at = 0; at + 5 <= sizeof(code); at++) {
+			uint64_t address = 0x5000;
+			int32_t distance = (int32_t)(targets[i] - (address + at + 5));
+
+			memset(code, 0x90, sizeof(code));
+			code[at] = 0xe8;
+			memcpy(code + at + 1, &distance, sizeof(distance));
+			cr_assert(leads_into(code, sizeof(code), address, targets[i], targets[i] + 1),
+				  "to 0x%" PRIx64 " from byte %zu", targets[i], at);
+			cr_assert_not(
+				leads_into(code, sizeof(code), address, targets[i] + 1, targets[i] + 2));
+			cr_assert_not(leads_into(code, sizeof(code), address + (UINT64_C(1) << 32),
+						 targets[i], targets[i] + 1),
+				      "4 GB beside it");
+			code[at] = 0xb8;
+			cr_assert_not(leads_into(code, sizeof(code), address, targets[i], targets[i] + 1));
+		}
+	}
 }
 
 Test(jump, from_behind_is_found)

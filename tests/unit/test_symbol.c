@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/hash.h"
 #include "debuginfo/elf_symbols.h"
 #include "debuginfo/symbol.h"
 #include "support/symfix_code.h"
@@ -131,6 +132,43 @@ Test(symbol, library_functions_are_in_the_dynamic_table)
 		cr_expect(tm_module_find_dynamic_symbol(libc, names[i], &symbol));
 		cr_expect_eq(symbol.vaddr, search.found.vaddr);
 	}
+	tm_module_map_destroy(map);
+}
+
+/* The first of each name, as the hash table has it and as the table of symbols has it. */
+struct sameness {
+	struct tm_module *module;
+	struct tm_map seen; /* hash of the name */
+	size_t same, others;
+};
+
+static bool compare_with_hash(const struct tm_symbol *symbol, void *context)
+{
+	struct sameness *sameness = context;
+	uint64_t name = tm_hash_bytes(symbol->name, strlen(symbol->name));
+	struct tm_symbol found;
+
+	if (tm_map_get(&sameness->seen, name))
+		return true;
+	cr_assert(tm_map_put(&sameness->seen, name, 1));
+	if (tm_module_find_dynamic_symbol(sameness->module, symbol->name, &found) &&
+	    found.vaddr == symbol->vaddr && strcmp(found.name, symbol->name) == 0)
+		sameness->same++;
+	else
+		sameness->others++;
+	return true;
+}
+
+Test(symbol, every_name_is_found_by_hash)
+{
+	struct tm_module_map *map = symfix_own_modules(-1, -1);
+	struct sameness sameness = {.module = symfix_module(map, "libc.so.6")};
+
+	cr_assert_null(tm_module_each_symbol(map, sameness.module, TM_SYMBOLS_DYNAMIC, compare_with_hash,
+					     &sameness));
+	cr_expect_gt(sameness.same, 1000);
+	cr_expect_eq(sameness.others, 0, "%zu are not", sameness.others);
+	tm_map_deinit(&sameness.seen);
 	tm_module_map_destroy(map);
 }
 
