@@ -136,6 +136,16 @@ for n in range(int(sys.argv[1])):
 print(digest.hexdigest())
 """
 
+# Its stacks go through code that is made at run time and has no CFI.
+NODE = r"""
+const digest = require("crypto").createHash("sha256");
+for (let n = 0; n < Number(process.argv[2]); n++) {
+	const tree = {number: n, list: [n, n / 7, String(n).repeat(5)], map: [...new Map([[n, {k: Array.from({length: 40}, (_, k) => k * n)}]])]};
+	digest.update(JSON.stringify(JSON.parse(JSON.stringify(tree))));
+}
+console.log(digest.digest("hex"));
+"""
+
 
 def sqlite(folder, count):
     return ["sqlite3", "-batch", ":memory:", f".read {write(f'{folder}/script.sql', sqlite_script(count))}"]
@@ -169,6 +179,10 @@ def python(folder, count):
     return ["/usr/bin/python3", write(f"{folder}/program.py", [PYTHON]), str(count)]
 
 
+def node(folder, count):
+    return ["node", write(f"{folder}/program.js", [NODE]), str(count)]
+
+
 # The goals: how many times untraced at most (None: any), and tmtrace's part of heaptrack's added time and memory.
 Program = collections.namedtuple("Program", "needs make count most_times most_part memory")
 PROGRAMS = {
@@ -179,6 +193,7 @@ PROGRAMS = {
     "format": Program("clang-format", clang_format, 800, None, 0.5, False),
     "cmake": Program("cmake", cmake, 40_000, None, 0.5, False),
     "python": Program("/usr/bin/python3", python, 8_000, None, 0.5, False),
+    "node": Program("node", node, 100_000, None, None, False),
 }
 
 PAIR = r"""
