@@ -383,13 +383,14 @@ static inline uint32_t tm_sampled_set(uint64_t block)
 
 struct tm_control {
 	char magic[16];
-	uint32_t enabled;   /* 0 (also: wiped, in a forked child): record nothing */
-	uint32_t may_sleep; /* threads may call sched_yield, nanosleep and sigaltstack */
-	uint32_t stamps;    /* records have times; 0: one thread runs alone, and theirs is 0 */
-	uint64_t patience;  /* how long a thread waits at most, in ticks of the time stamp counter, while
-			       it runs */
-	uint64_t shared;    /* address of struct tm_shared in the target */
-	uint64_t unringed;  /* events of threads for which no ring was left */
+	uint32_t enabled;	/* 0 (also: wiped, in a forked child): record nothing */
+	uint32_t may_sleep;	/* threads may call sched_yield, nanosleep and sigaltstack */
+	uint32_t stamps;	/* records have times; 0: one thread runs alone, and theirs is 0 */
+	uint64_t patience;	/* how long a thread waits at most, in ticks of the time stamp counter, while
+				   it runs */
+	uint64_t shared;	/* address of struct tm_shared in the target */
+	uint64_t unringed;	/* events of threads for which no ring was left */
+	uint64_t crowded_until; /* by the time stamp counter: who waits sleeps, and does not yield */
 	struct tm_recorder_python python;
 	/* The block that was allocated last under the interpreter's lock, and by what: an object that is made
 	   in it at once needs no record. */

@@ -25,6 +25,22 @@ static void give_up(void)
 #define SLEEPS	  32u
 #define DOUBLINGS 5u
 
+/* Fractions of the patience, which is some seconds. */
+#define LONG_YIELD 50000u /* 200 us */
+#define CROWDED	   100u	  /* 100 ms */
+
+/* Whoever yields where others want the processor gets it back milliseconds later, and the tracer answers in
+   microseconds: once that was seen, nobody yields for a while. */
+static void yield(void)
+{
+	uint64_t begin = time_stamp(), now;
+
+	system_call(SYS_sched_yield, NULL, NULL);
+	now = time_stamp();
+	if (now - begin > control->patience / LONG_YIELD)
+		store(&control->crowded_until, now + control->patience / CROWDED);
+}
+
 static void rest(unsigned turn)
 {
 	unsigned doublings = turn < SPINS + YIELDS ? 0 : (turn - SPINS - YIELDS) / SLEEPS;
@@ -33,8 +49,8 @@ static void rest(unsigned turn)
 
 	if (turn < SPINS || !control->may_sleep)
 		relax();
-	else if (turn < SPINS + YIELDS)
-		system_call(SYS_sched_yield, NULL, NULL);
+	else if (turn < SPINS + YIELDS && time_stamp() > load(&control->crowded_until))
+		yield();
 	else
 		system_call(SYS_nanosleep, pause, NULL);
 }

@@ -462,7 +462,8 @@ def say_added(what, median, most):
     if theirs <= 0:
         return ""
     part = (median["tmtrace"] - base) / theirs
-    return f"; added {what} {part:.2f} of heaptrack's, at most {most:g}: {verdict(part <= most)}"
+    goal = f", at most {most:g}: {verdict(part <= most)}" if most else ""
+    return f"; added {what} {part:.2f} of heaptrack's{goal}"
 
 
 def say_ratio(median, most):

@@ -571,6 +571,24 @@ Test(recorder, the_watchdog_s_word_lets_waiting_threads_go)
 	plant_close(&scene.plant);
 }
 
+/* Where others want the processor: the thread sleeps between its looks at the word. */
+Test(recorder, who_may_not_yield_comes_on_as_well)
+{
+	uint64_t never = UINT64_MAX;
+	pthread_t thread;
+
+	begin_scene();
+	scene.plant.control->crowded_until = never;
+	cr_assert_eq(pthread_create(&thread, NULL, fill, NULL), 0);
+	while (heads() < TM_RING_SIZE - TM_RING_SLACK) /* it waits there */
+		sched_yield();
+	__atomic_store_n(&scene.plant.shared->enabled, 0, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+	cr_expect_eq(scene.plant.control->enabled, 0);
+	cr_expect_eq(scene.plant.control->crowded_until, never, "nobody has yielded");
+	plant_close(&scene.plant);
+}
+
 Test(recorder, a_forked_child_records_nothing)
 {
 	struct tm_ring_head *head;
