@@ -46,6 +46,7 @@ struct tm_ptrace {
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
 	int cpu;		     /* where this thread is bound; -1: nowhere */
+	uint64_t crowded_until_ns;   /* until then it yields to nobody (ptrace_wait.c) */
 	cpu_set_t original_affinity; /* of this thread */
 	bool attached;
 };

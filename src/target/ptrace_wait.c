@@ -65,27 +65,42 @@ static void birth_event(struct tm_ptrace *pt, const struct tm_thread *thread)
 	tm_ptrace_widen_new_task(pt, thread, (pid_t)tid);
 }
 
-#define AWAKE_NS 200000u
+#define AWAKE_NS      200000u
+#define LONG_YIELD_NS 200000u
+#define CROWDED_NS    100000000u
 
-/* A CPU that goes to sleep must be woken, which costs more than the stop that is waited for; unless the task
-   runs on ours (ptrace_cpu.c). */
-static pid_t wait_awake(pid_t tid, int *status)
+/* A CPU that goes to sleep must be woken, which costs more than the stop that is waited for; so ours does not
+   sleep. But where others want it, it would come back from a yield a time slice later. False: that was seen.
+ */
+static bool stay_awake(struct tm_ptrace *pt)
+{
+	uint64_t begin = tm_monotonic_ns(), now;
+
+	if (begin < pt->crowded_until_ns)
+		return false;
+	sched_yield();
+	now = tm_monotonic_ns();
+	if (now - begin > LONG_YIELD_NS)
+		pt->crowded_until_ns = now + CROWDED_NS;
+	return true;
+}
+
+static pid_t wait_awake(struct tm_ptrace *pt, pid_t tid, int *status)
 {
 	uint64_t begin = tm_monotonic_ns();
 	pid_t got;
 
-	do {
+	do
 		got = waitpid(tid, status, __WALL | WNOHANG);
-		if (got == 0)
-			sched_yield();
-	} while (got == 0 && tm_monotonic_ns() - begin < AWAKE_NS);
+	while (got == 0 && tm_monotonic_ns() - begin < AWAKE_NS && stay_awake(pt));
 	return got;
 }
 
 /* waitpid(2) for one task, whatever signals come to this program. */
-static pid_t wait_for(const struct tm_ptrace *pt, pid_t tid, int *status)
+/* Where the task runs on our CPU it needs it (ptrace_cpu.c). */
+static pid_t wait_for(struct tm_ptrace *pt, pid_t tid, int *status)
 {
-	pid_t got = pt->cpu < 0 ? wait_awake(tid, status) : 0;
+	pid_t got = pt->cpu < 0 ? wait_awake(pt, tid, status) : 0;
 
 	if (got)
 		return got;
@@ -486,8 +501,8 @@ static struct tm_thread *find_running(struct tm_ptrace *pt, bool forgive_sleeper
 	return NULL;
 }
 
-/* Takes in one status while all are to stop; waits for it at most `pause`, NULL: not asleep (wait_awake). */
-static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pause)
+/* Takes in one status while all are to stop; waits for it at most `pause`, or for a moment, `awake`. */
+static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pause, bool awake)
 {
 	struct tm_stop stop;
 	int status;
@@ -497,10 +512,8 @@ static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pa
 		return tm_error_errno(errno, "cannot wait for process %d", pt->base.pid);
 	if (tid > 0 && understand(pt, tid, status, MODE_STOP_ALL, &stop) == OUTCOME_REPORT)
 		queue(pt, &stop);
-	if (tid <= 0 && pause)
+	if (tid <= 0 && (!awake || !stay_awake(pt)))
 		nanosleep(pause, NULL);
-	else if (tid <= 0)
-		sched_yield();
 	return NULL;
 }
 
@@ -525,7 +538,7 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 					       "thread %d of process %d did not stop within %u ms (state %c)",
 					       running->tid, target->pid, timeout_ms,
 					       tm_procfs_state(running->tgid, running->tid));
-		err = take_one(pt, passed_ns < AWAKE_NS ? NULL : &pause);
+		err = take_one(pt, &pause, passed_ns < AWAKE_NS);
 		if (err)
 			return err;
 		passed_ns = tm_monotonic_ns() - begin;
@@ -541,7 +554,7 @@ void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms)
 	struct tm_thread *thread;
 
 	while (now_ms() - begin < timeout_ms && !pt->base.exited) {
-		tm_error_destroy(take_one(pt, &pause));
+		tm_error_destroy(take_one(pt, &pause, false));
 		for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));)
 			if (thread->state == TM_THREAD_STOPPED)
 				return;
