@@ -167,7 +167,8 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 
 		if (!module->loaded || is_known(session, i))
 			continue;
-		if (!tm_vector_push(&session->loaded, (struct tm_loaded){i, module->start, module->end}))
+		if (!tm_vector_push(&session->loaded,
+				    (struct tm_loaded){i, module->start, module->end, true}))
 			return tm_error_out_of_memory();
 		tm_native_loaded(session, module->start, module->end);
 		if (session->traced != TM_SESSION_PYTHON)
@@ -178,11 +179,16 @@ static struct tm_error *arm_loaded(struct tm_session *session, bool complete)
 	return err ? err : tm_native_enable(session);
 }
 
-/* What was read of their files to arm them. */
-void tm_follow_release_pages(const struct tm_session *session)
+/* What was read of their files to arm them, once. */
+void tm_follow_release_pages(struct tm_session *session)
 {
-	for (uint32_t i = 1; i < tm_module_map_count(session->modules); i++)
-		tm_module_release_pages(tm_module_map_get(session->modules, i));
+	for (size_t i = 0; i < session->loaded.count; i++) {
+		struct tm_loaded *loaded = &session->loaded.items[i];
+
+		if (loaded->was_read)
+			tm_module_release_pages(tm_module_map_get(session->modules, loaded->module));
+		loaded->was_read = false;
+	}
 }
 
 struct tm_error *tm_follow_arm_natives(struct tm_session *session)

@@ -33,6 +33,7 @@ struct tm_native;
 struct tm_loaded {
 	uint32_t module;
 	uint64_t start, end;
+	bool was_read; /* pages of its file are in memory, for it was armed just now */
 };
 
 struct tm_session {
@@ -129,7 +130,7 @@ struct tm_error *tm_follow_attached(struct tm_session *session);
 struct tm_error *tm_follow_exec(struct tm_session *session, bool *traceable);
 struct tm_error *tm_follow_fork(struct tm_session *session, pid_t child);
 /* The dynamic linker has changed its list, and the thread that did it waits. */
-void tm_follow_release_pages(const struct tm_session *session); /* of files that were read to arm modules */
+void tm_follow_release_pages(struct tm_session *session); /* of files that were read to arm modules */
 struct tm_error *tm_follow_loader(struct tm_session *session);
 struct tm_error *
 tm_follow_arm_natives(struct tm_session *session); /* where modules were known but not armed */

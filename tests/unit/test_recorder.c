@@ -556,17 +556,23 @@ Test(recorder, a_tracer_that_does_not_read_ends_the_recording_and_hangs_nobody)
 	plant_close(&scene.plant);
 }
 
-Test(recorder, the_watchdog_s_word_lets_waiting_threads_go)
+/* A thread that waits for room goes on when the word is cleared. */
+static void let_go_of_a_full_ring(void)
 {
 	pthread_t thread;
 
-	begin_scene();
 	cr_assert_eq(pthread_create(&thread, NULL, fill, NULL), 0);
 	while (heads() < TM_RING_SIZE - TM_RING_SLACK) /* it waits there */
 		sched_yield();
 	__atomic_store_n(&scene.plant.shared->enabled, 0, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
 	cr_expect_eq(scene.plant.control->enabled, 0);
+}
+
+Test(recorder, the_watchdog_s_word_lets_waiting_threads_go)
+{
+	begin_scene();
+	let_go_of_a_full_ring();
 	cr_expect_eq(scene.plant.shared->lost, 0);
 	plant_close(&scene.plant);
 }
@@ -575,16 +581,10 @@ Test(recorder, the_watchdog_s_word_lets_waiting_threads_go)
 Test(recorder, who_may_not_yield_comes_on_as_well)
 {
 	uint64_t never = UINT64_MAX;
-	pthread_t thread;
 
 	begin_scene();
 	scene.plant.control->crowded_until = never;
-	cr_assert_eq(pthread_create(&thread, NULL, fill, NULL), 0);
-	while (heads() < TM_RING_SIZE - TM_RING_SLACK) /* it waits there */
-		sched_yield();
-	__atomic_store_n(&scene.plant.shared->enabled, 0, __ATOMIC_RELEASE);
-	pthread_join(thread, NULL);
-	cr_expect_eq(scene.plant.control->enabled, 0);
+	let_go_of_a_full_ring();
 	cr_expect_eq(scene.plant.control->crowded_until, never, "nobody has yielded");
 	plant_close(&scene.plant);
 }
