@@ -14,6 +14,7 @@
  * CFI can lead the recorder to memory that is not there.
  */
 #include "recorder/native.h"
+#include "recorder/remembered.h"
 #include "recorder/sample.h"
 #include "recorder/stack_walk.h"
 #include "recorder/writer.h"
@@ -84,17 +85,22 @@ static inline void put_block_word(struct writer *writer, unsigned kind, unsigned
 
 /* ---- before a call ---- */
 
-/* A resize that a jump has left. Where the stack is another one it cannot be told, and is left for later. */
-static inline void drop_left_resize(struct writer *writer, uint64_t cfa)
+static __attribute__((noinline)) void drop_left_resize(struct writer writer, uint64_t cfa)
 {
-	struct tm_recorder_stack *stack = &writer->thread->stack;
+	struct tm_recorder_stack *stack = &writer.thread->stack;
 	const struct tm_recorder_call *resize = &stack->resize;
 
-	if (__builtin_expect(!resize->cfa, 1) ||
-	    (resize->cfa > cfa && (!is_on_stack(stack, resize) || has_return_address(resize))))
+	if (resize->cfa > cfa && (!is_on_stack(stack, resize) || has_return_address(resize)))
 		return;
 	stack->resize.cfa = 0;
-	put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
+	put_block_word(&writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, resize->value);
+}
+
+/* Has a jump left a resize? Where the stack is another one it cannot be told, and is left for later. */
+static inline void check_resize(const struct writer *writer, uint64_t cfa)
+{
+	if (__builtin_expect(writer->thread->stack.resize.cfa != 0, 0))
+		drop_left_resize(*writer, cfa);
 }
 
 /* Called by another function of an allocator, which is told by itself? Then it concerns known blocks only, as
@@ -116,7 +122,7 @@ ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
-	drop_left_resize(&writer, cfa);
+	check_resize(&writer, cfa);
 	nested = is_nested_free(stack, block, cfa);
 	stack->freed = block;
 	stack->freed_cfa = cfa;
@@ -174,7 +180,7 @@ ENTRY void tm_native_resize(const uint64_t *words)
 	    !__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
-	drop_left_resize(&writer, cfa);
+	check_resize(&writer, cfa);
 	if (!stack->resize.cfa) {
 		stack->resize.return_address = word_at(cfa - 8);
 		stack->resize.value = old;
@@ -194,11 +200,14 @@ static inline void keep_walked(struct writer *writer, const struct walk *walk, u
 {
 	struct tm_ring_frames *frames = frames_of(writer);
 	struct tm_recorder_frame *frame = &frames->known[walk->kept];
+	uint64_t *hash = &frames->hashes[walk->kept];
 
 	for (uint32_t i = walk->fresh; i-- > first;) {
 		uint64_t rule = frames->walked[i].rule, above = frame->rule & TM_FRAME_FP_MATTERS;
 
 		*++frame = frames->walked[i];
+		hash[1] = hash_frame(hash[0], frame->pc, frame->cfa);
+		hash++;
 		if ((rule & TM_ROW_CFA_FROM_FP) || (above && !(rule & TM_ROW_FP_SAVED)))
 			frame->rule |= TM_FRAME_FP_MATTERS;
 		if (above && (rule & TM_ROW_FP_SAVED))
@@ -244,27 +253,28 @@ static inline struct tm_record_native *put_call(struct writer *writer, const str
 	record->block = call->block;
 	record->size = call->size;
 	record->old = call->old;
-	record->function = TM_PAD_FUNCTION(call->words[0]);
+	record->function = (uint16_t)TM_PAD_FUNCTION(call->words[0]);
+	record->number = 0;
 	return record;
 }
 
-/* A record with the walked frames from `first` on. */
-static inline void put_frames(struct writer *writer, const struct returned *call, unsigned kind,
-			      const struct walk *walk, uint32_t first)
+/* A record with the walked frames from `first` on, but for the commit. */
+static inline struct tm_record_native *put_frames(struct writer *writer, const struct returned *call,
+						  const struct walk *walk, uint32_t first, uint64_t *position,
+						  uint64_t *bytes)
 {
 	const struct tm_recorder_frame *walked = frames_of(writer)->walked;
 	uint32_t count = walk->fresh - first;
-	uint64_t position, bytes;
-	struct tm_record_native *record = put_call(writer, call, count, &position, &bytes);
+	struct tm_record_native *record = put_call(writer, call, count, position, bytes);
 
 	if (!record)
-		return;
+		return NULL;
 	record->kept = (uint16_t)walk->kept;
 	record->fresh = (uint16_t)count;
 	for (uint32_t i = 0; i < count; i++)
 		record->words[i] = walked[first + i].pc;
 	keep_walked(writer, walk, first);
-	commit(&record->header, position, kind, 0, bytes);
+	return record;
 }
 
 /* What does not fit into the call's own record goes before it, from the outermost frame on. */
@@ -272,28 +282,90 @@ static __attribute__((noinline, cold)) void put_outer_frames(struct writer *writ
 							     const struct returned *call, struct walk *walk)
 {
 	while (walk->fresh > TM_FRESH_MAX) {
-		put_frames(writer, call, TM_RECORD_NATIVE_FRAMES, walk, walk->fresh - TM_FRESH_MAX);
+		uint64_t position, bytes;
+		struct tm_record_native *record =
+			put_frames(writer, call, walk, walk->fresh - TM_FRESH_MAX, &position, &bytes);
+
+		if (record)
+			commit(&record->header, position, TM_RECORD_NATIVE_FRAMES, 0, bytes);
 		walk->kept += TM_FRESH_MAX;
 		walk->fresh -= TM_FRESH_MAX;
 	}
 }
 
+/* Calls of operator new below the end of the walked stack that did not make the call are over: the walk would
+   have met them. */
+static SELDOM void drop_dead_news(const struct writer *writer, struct walk *walk, uint64_t cfa)
+{
+	struct tm_recorder_stack *stack = &writer->thread->stack;
+	uint64_t end = stack->count > 1 ? frames_of(writer)->known[2].cfa : cfa;
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < count_news(stack); i++) {
+		const struct tm_recorder_call *call = &stack->news[i];
+
+		if (!(walk->news >> i & 1) && call->cfa <= end && is_on_stack(stack, call))
+			continue;
+		if (call == walk->wrapper)
+			walk->wrapper = &stack->news[count];
+		stack->news[count++] = *call;
+	}
+	stack->new_count = count;
+}
+
+/* The stack that was walked, whose record is being written: the next time it is guessed. Of what was met at
+   this place before the record says the number. */
+static inline void note_stack(struct writer *writer, const struct returned *call, const struct walk *walk,
+			      struct tm_record_native *record, uint64_t position, uint64_t bytes)
+{
+	struct tm_recorder_stack *stack = &writer->thread->stack;
+	struct tm_ring_frames *frames = frames_of(writer);
+	uint64_t cfa = cfa_of(call->words), pc = word_at(cfa - 8),
+		 hash = hash_frame(frames->hashes[stack->count], pc, cfa);
+	struct tm_stack_guess *const guesses[2] = {guess_for(frames, stack, 0, pc, cfa),
+						   guess_for(frames, stack, 1, pc, cfa)};
+	struct tm_remembered_stack *remembered = NULL;
+	uint32_t place = 0;
+
+	set_last(stack, hash);
+	if (call->kind == TM_RECORD_NATIVE_ALLOCATE && is_worth(stack, walk)) {
+		if (frames->epoch == stack->epoch)
+			place = find_place(frames, hash);
+		if (!place && (guesses[0]->hash == hash >> 32 || guesses[1]->hash == hash >> 32))
+			remembered = remember(writer, hash, cfa);
+	}
+	*guesses[0] = *guesses[1] = (struct tm_stack_guess){(uint32_t)(hash >> 32), place};
+	if (remembered)
+		record->number = remembered->number;
+	commit(&record->header, position, call->kind, 0, bytes);
+	if (remembered)
+		let_recall(frames, remembered, guesses);
+}
+
 static inline void put_walked(struct writer *writer, const struct returned *call, struct walk *walk)
 {
+	uint64_t position, bytes;
+	struct tm_record_native *record;
+
 	if (__builtin_expect(walk->fresh > TM_FRESH_MAX, 0))
 		put_outer_frames(writer, call, walk);
-	put_frames(writer, call, call->kind, walk, 0);
+	record = put_frames(writer, call, walk, 0, &position, &bytes);
+	if (!record)
+		return;
+	if (__builtin_expect(writer->thread->stack.new_count != walk->new_count, 0))
+		drop_dead_news(writer, walk, cfa_of(call->words));
+	note_stack(writer, call, walk, record, position, bytes);
 }
 
 /* The call is over, whatever it was. */
-static inline void note_return(struct writer *writer, const uint64_t *words)
+static inline void note_return(const struct writer *writer, const uint64_t *words)
 {
 	struct tm_recorder_stack *stack = &writer->thread->stack;
 
 	stack->freed = 0; /* what is freed from now on is freed by another call */
 	if (words[0] & TM_PAD_RESIZES && stack->resize.cfa == cfa_of(words))
 		stack->resize.cfa = 0;
-	drop_left_resize(writer, cfa_of(words));
+	check_resize(writer, cfa_of(words));
 }
 
 /* A handler that interrupted the recorder must not touch what that is at work on. */
@@ -303,12 +375,34 @@ static inline bool is_interrupting(const struct writer *writer)
 }
 
 /* With a block operator new returns, and those that it was called by. */
-static inline void take_new(struct tm_recorder_stack *stack, struct returned *call, const struct walk *walk)
+static inline void drop_news(struct tm_recorder_stack *stack, const struct tm_recorder_call *outermost)
 {
-	call->size = walk->wrapper->value;
-	call->old = walk->wrapper_pc;
-	if (call->block)
-		stack->new_count = (uint32_t)(walk->wrapper - stack->news);
+	stack->new_count = (uint32_t)(outermost - stack->news);
+}
+
+/* The whole record, where the stack is the one that was guessed. */
+static inline bool put_remembered(struct writer *writer, const struct returned *call, uint64_t fp)
+{
+	struct tm_recorder_stack *stack = &writer->thread->stack;
+	uint64_t size = stack->new_count ? stack->news[0].value : call->size, position;
+	struct tm_record_remembered *record;
+	uint32_t number;
+
+	if (call->kind != TM_RECORD_NATIVE_ALLOCATE || size > UINT32_MAX)
+		return false;
+	number = recall(writer, cfa_of(call->words), fp);
+	if (!number)
+		return false;
+	record = (struct tm_record_remembered *)reserve(writer, sizeof(*record), &position);
+	if (record) {
+		record->block = call->block;
+		record->size = (uint32_t)size;
+		record->number = number;
+		commit(&record->header, position, TM_RECORD_NATIVE_REMEMBERED, 0, sizeof(*record));
+	}
+	drop_news(stack, stack->news);
+	note_return(writer, call->words);
+	return true;
 }
 
 static inline void put_outcome(struct writer *writer, struct returned *call, enum walked walked,
@@ -318,11 +412,29 @@ static inline void put_outcome(struct writer *writer, struct returned *call, enu
 		if (call->old)
 			put_block_word(writer, TM_RECORD_NATIVE_RESIZE_LEFT, 0, call->old);
 	} else {
-		if (walk->wrapper)
-			take_new(&writer->thread->stack, call, walk);
+		if (walk->wrapper) {
+			call->size = walk->wrapper->value;
+			call->old = walk->wrapper_pc;
+		}
 		put_walked(writer, call, walk);
+		if (walk->wrapper && call->block)
+			drop_news(&writer->thread->stack, walk->wrapper);
 	}
 	note_return(writer, call->words);
+}
+
+/* Not the stack that was guessed. Arguments are values, so that they are in registers where it was. */
+static __attribute__((noinline)) bool put_by_walk(struct writer writer, struct returned call, uint64_t fp)
+{
+	enum walked walked = LOOK;
+	struct walk walk;
+
+	if (__builtin_expect(!is_interrupting(&writer), 1))
+		walked = walk_stack(&writer, &walk, call.words, fp);
+	if (__builtin_expect(walked != WALKED && walked != INNER, 0))
+		return false;
+	put_outcome(&writer, &call, walked, &walk);
+	return true;
 }
 
 /* Its beginning was recorded, so its end must be. */
@@ -359,10 +471,9 @@ static inline bool is_told(struct tm_recorder_thread *thread, const struct retur
 /* False: nothing is recorded yet, for the tracer has to look. */
 ENTRY bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp)
 {
-	enum walked walked = LOOK;
 	struct returned call;
 	struct writer writer;
-	struct walk walk;
+	bool done;
 
 	read_call(&call, words, result);
 	if (control->sample) {
@@ -373,12 +484,12 @@ ENTRY bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp)
 	}
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return true;
-	if (__builtin_expect(!is_interrupting(&writer), 1))
-		walked = walk_stack(&writer, &walk, words, fp);
-	if (__builtin_expect(walked == WALKED || walked == INNER, 1))
-		put_outcome(&writer, &call, walked, &walk);
+	if (__builtin_expect(!is_interrupting(&writer) && put_remembered(&writer, &call, fp), 1))
+		done = true;
+	else
+		done = put_by_walk(writer, call, fp);
 	end(&writer);
-	return walked == WALKED || walked == INNER;
+	return done;
 }
 
 static void fill_registers(struct tm_record_native *record, const struct tm_native_registers *kept,

@@ -69,6 +69,7 @@ static const struct kind {
 	[TM_RECORD_NATIVE_FAIL] = {sizeof(struct tm_record_native), PARTS_WORDS},
 	[TM_RECORD_NATIVE_FRAMES] = {sizeof(struct tm_record_native), PARTS_WORDS},
 	[TM_RECORD_NATIVE_STACK] = {sizeof(struct tm_record_native), PARTS_WORDS},
+	[TM_RECORD_NATIVE_REMEMBERED] = {sizeof(struct tm_record_remembered), PARTS_NONE},
 	[TM_RECORD_NATIVE_FREE] = {sizeof(struct tm_record_free), PARTS_NONE},
 	[TM_RECORD_NATIVE_RESIZE_BEGIN] = {sizeof(struct tm_record_free), PARTS_NONE},
 	[TM_RECORD_NATIVE_RESIZE_LEFT] = {sizeof(struct tm_record_free), PARTS_NONE},

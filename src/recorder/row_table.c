@@ -68,8 +68,10 @@ uint64_t tm_row_get(const struct tm_row_table *table, uint64_t return_address)
 	return row ? row->rule : 0;
 }
 
-void tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end)
+bool tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end)
 {
+	bool any = false;
+
 	for (size_t i = 0; i < table->addresses.count;) {
 		uint64_t address = table->addresses.items[i];
 		struct tm_recorder_row *row;
@@ -82,7 +84,9 @@ void tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end)
 		if (row)
 			forget_row(row);
 		tm_vector_remove_unordered(&table->addresses, i);
+		any = true;
 	}
+	return any;
 }
 
 void tm_rows_new_generation(struct tm_row_table *table)

@@ -25,10 +25,10 @@ bool tm_row_put(struct tm_row_table *table, uint64_t return_address, uint64_t ru
 /* The rule of a return address; 0: there is none. */
 uint64_t tm_row_get(const struct tm_row_table *table, uint64_t return_address);
 
-/* Return addresses into [start, end) have no rows any more. */
-void tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end);
+/* Return addresses into [start, end) have no rows any more. False: they had none. */
+bool tm_rows_forget(struct tm_row_table *table, uint64_t start, uint64_t end);
 
-/* Code was unmapped: no thread believes frames that it has walked before. */
+/* Code was unmapped, or other code is in its place: no thread believes frames that it has walked before. */
 void tm_rows_new_generation(struct tm_row_table *table);
 
 #endif

@@ -58,7 +58,9 @@ enum tm_record_kind {
 	TM_RECORD_NATIVE_FRAMES,     /* the same: frames alone, of a stack that is too deep for one record */
 	TM_RECORD_NATIVE_STACK, /* the same, with TM_RECORD_NO_FRAMES: the tracer is asked for the rows of
 				   this stack */
-	TM_RECORD_NATIVE_FREE,	/* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_REMEMBERED,   /* struct tm_record_remembered: as NATIVE_ALLOCATE, by a stack that was
+					  told before */
+	TM_RECORD_NATIVE_FREE,	       /* struct tm_record_free, before the call */
 	TM_RECORD_NATIVE_RESIZE_BEGIN, /* struct tm_record_free, before the call */
 	TM_RECORD_NATIVE_RESIZE_LEFT, /* struct tm_record_free: the resize that has begun last with this block
 					 has ended, and was nobody's, or was made by another call of an
@@ -131,9 +133,17 @@ struct tm_record_native {
 	struct tm_record_header header;
 	uint64_t block, size;
 	uint64_t old;	   /* RESIZE_END; else pc in the outermost operator new that made the call, 0: none */
-	uint32_t function; /* the pad's number */
+	uint16_t function; /* the pad's number */
+	uint16_t number;   /* the stack's, of TM_REMEMBERED, by which it may be told from now on; 0: none */
 	uint16_t kept, fresh;
 	uint64_t words[];
+};
+
+struct tm_record_remembered {
+	struct tm_record_header header;
+	uint64_t block;
+	uint32_t size;
+	uint32_t number; /* the stack's, as the ring's last record with this number had it */
 };
 
 /* The caller's registers, behind the call. */
@@ -233,6 +243,38 @@ struct tm_recorder_frame {
 #define TM_FRAME_FP_MATTERS  (UINT64_C(1) << 63) /* frames above it are found by its fp, */
 #define TM_FRAME_FP_RESTORED (UINT64_C(1) << 62) /* and those above this one by what it has saved */
 
+/*
+ * Whole stacks that a thread's calls were made from: which one it is the next time is guessed, and seen by
+ * comparing its words, each of which can be loaded without having waited for another one (remembered.h). The
+ * thread's own affair. Where there is no room for another one, all are forgotten.
+ */
+#define TM_REMEMBERED	    4096u  /* their numbers are from 1 on */
+#define TM_REMEMBERED_ROOM  65536u /* of 8 bytes, for all of them */
+#define TM_REMEMBERED_NEWS  2u	   /* calls of operator new that one has */
+#define TM_REMEMBERED_WORDS 4096u  /* that one has at most */
+#define TM_REMEMBERED_SETS  1024u
+#define TM_REMEMBERED_WAYS  8u
+#define TM_GUESSES	    1024u
+
+struct tm_remembered_stack {
+	uint64_t hash;			   /* of its frames */
+	uint64_t pc, cfa, fp;		   /* of the call */
+	uint64_t news[TM_REMEMBERED_NEWS]; /* CFAs of operator new, as in tm_recorder_stack.news */
+	uint16_t number, count;		   /* of words, a multiple of TM_REMEMBERED_STEP */
+	uint8_t new_count, fp_matters;
+	uint16_t unused;
+	/* What the words of the stack must be; behind them as many uint16_t: where each stands, in words
+	   above the CFA. */
+	uint64_t words[];
+};
+#define TM_REMEMBERED_STEP 4u
+
+/* By a hash of what is looked for: which stack it was the last time. */
+struct tm_stack_guess {
+	uint32_t hash;	/* upper half of the stack's */
+	uint32_t place; /* where it is remembered; 0: it is not */
+};
+
 /* ---- the memory file ---- */
 
 /* Code objects that the tracer knows: sets of eight by a hash of the address. The recorder adds what it has
@@ -280,9 +322,17 @@ struct tm_ring_head {
 };
 
 /* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them
-   as many more, for the walk. */
+   as many more, for the walk, and the stacks that it remembers. */
 struct tm_ring_frames {
 	struct tm_recorder_frame known[TM_FRAMES_MAX + 1], walked[TM_FRAMES_MAX + 1];
+	uint64_t hashes[TM_FRAMES_MAX + 1]; /* of each known frame and those above it */
+	uint64_t epoch;			    /* tm_recorder_stack.epoch when the rest was right */
+	uint32_t remembered, used;	    /* stacks and room, with place 0 */
+	_Alignas(64) struct tm_stack_guess
+		guesses[2][TM_GUESSES]; /* behind the last stack, behind the last two */
+	struct tm_stack_guess sets[TM_REMEMBERED_SETS][TM_REMEMBERED_WAYS]; /* all, by their own hashes */
+	_Alignas(64) uint64_t room[TM_REMEMBERED_ROOM];
+	uint16_t places[TM_REMEMBERED_WORDS]; /* of what is being remembered */
 };
 
 #define TM_SHARED_HEADS	 ((sizeof(struct tm_shared) + 4095) / 4096 * 4096)
@@ -331,6 +381,8 @@ struct tm_recorder_stack {
 	uint32_t count; /* of its ring's frames that are known to the tracer as well */
 	uint32_t new_count;
 	uint64_t generation, low, high; /* as they were when the frames were walked */
+	uint64_t epoch;			/* changes when what is remembered is wrong; from 1 on */
+	uint64_t last[2];		/* hashes of the last calls' stacks */
 	uint64_t freed, freed_cfa;	/* the last block that was freed, and by which call */
 	struct tm_recorder_call resize; /* the outermost that is going on, and its block; cfa 0: none */
 	/* Calls of operator new that may be going on, innermost last, and the sizes that they were asked for.
@@ -347,8 +399,9 @@ struct tm_recorder_thread {
 	   ever: a thread that has jumped out of the recorder, and was only farther down since, is not inside
 	   any more. */
 	uint64_t inside;
-	uint64_t has_ring; /* shared.used says so; 0: not yet */
-	uint64_t tail;	   /* of its ring, as last read */
+	uint64_t ring; /* addresses of its struct tm_ring_head (0: shared.used has no bit for it yet), */
+	uint64_t bytes, frames; /* of its ring, and of its struct tm_ring_frames */
+	uint64_t tail;		/* of its ring, as last read */
 	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
 	struct tm_recorder_stack stack;
 	int64_t sample_left; /* bytes until the next call is in the sample */

@@ -63,8 +63,7 @@ static inline const struct tm_recorder_call *find_new(const struct tm_recorder_s
 
 static inline struct tm_ring_frames *frames_of(const struct writer *writer)
 {
-	return (struct tm_ring_frames *)(control->shared + TM_SHARED_FRAMES) +
-	       (writer->thread - control->threads);
+	return (struct tm_ring_frames *)writer->thread->frames;
 }
 
 /* The address is looked at twice, for the tracer may put another row in the place. */
@@ -99,6 +98,10 @@ struct walk {
 	const struct tm_recorder_call
 		*wrapper; /* the outermost operator new that made the call; NULL: none */
 	uint64_t wrapper_pc;
+	uint32_t new_count; /* calls of operator new that made the call, */
+	uint32_t news;	    /* a bit for each */
+	bool news_use_fp;   /* frames of operator new that made the call are found by the frame pointer, or
+			       change it */
 };
 
 enum walked {
@@ -202,6 +205,10 @@ static inline enum walked pass_wrappers(struct walk *walk, const struct tm_recor
 			return INNER;
 		walk->wrapper = wrapper;
 		walk->wrapper_pc = frame->pc;
+		walk->news |= 1u << (wrapper - stack->news);
+		walk->new_count++;
+		if (frame->rule & (TM_ROW_CFA_FROM_FP | TM_ROW_FP_SAVED))
+			walk->news_use_fp = true;
 		if (!walk->pc)
 			return LOOK;
 	}
@@ -248,7 +255,7 @@ static inline void check_known(struct writer *writer)
 	stack->low = low;
 	stack->high = high;
 	stack->generation = generation;
-	stack->count = 0;
+	tm_writer_forget_frames(stack);
 }
 
 /* The stack of a call whose pad has these words, from the frame that made it up. */

@@ -120,7 +120,8 @@ void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_heade
 /* Of another thread; word by word, for there is no library here that could do it at once. */
 static void forget_stack(struct tm_recorder_stack *stack)
 {
-	stack->count = stack->new_count = 0;
+	tm_writer_forget_frames(stack);
+	stack->new_count = 0;
 	stack->low = stack->high = 0;
 	stack->freed = stack->resize.cfa = 0;
 }
@@ -137,7 +138,7 @@ static struct tm_recorder_thread *claim(uint64_t pointer)
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
 			store(&thread->inside, 0);
-			thread->state = thread->tail = thread->has_ring = 0;
+			thread->state = thread->tail = thread->ring = 0;
 			forget_stack(&thread->stack);
 			thread->random = 0;
 			return thread;
@@ -166,18 +167,21 @@ struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer)
 /* The tracer looks at a ring when its bit is there: it is, before anything is stamped that goes into the
    ring. What was reserved in it before, and is not committed, never will be: what the tracer knows of the
    stack is not known. */
-void tm_writer_take_ring(struct tm_recorder_thread *thread, struct tm_ring_head *ring)
+void tm_writer_take_ring(struct tm_recorder_thread *thread)
 {
 	unsigned index = (unsigned)(thread - control->threads);
+	struct tm_ring_head *ring = (struct tm_ring_head *)(control->shared + TM_SHARED_HEADS) + index;
 
 	__atomic_fetch_or(&shared_words()->used[index / 64], UINT64_C(1) << index % 64, __ATOMIC_SEQ_CST);
 	__asm__ volatile("lfence" ::: "memory"); /* the stamp is read behind it */
 	store(&ring->abandoned, ring->head);
 	store(&ring->thread_pointer, thread->thread_pointer);
-	thread->stack.count = 0;
+	tm_writer_forget_frames(&thread->stack);
 	store(&ring->stack_high, 0); /* of a thread before: until the tracer has looked there are no bounds */
 	store(&ring->stack_low, 0);
-	thread->has_ring = 1;
+	thread->bytes = control->shared + TM_SHARED_RINGS + index * TM_RING_SIZE;
+	thread->frames = control->shared + TM_SHARED_FRAMES + index * sizeof(struct tm_ring_frames);
+	store(&thread->ring, (uint64_t)ring);
 }
 
 /* Is this a signal handler on a stack of its own? Where it may not be asked: it could be. */

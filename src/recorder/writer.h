@@ -18,7 +18,8 @@
 
 #include "recorder/shared.h"
 
-#define ENTRY __attribute__((visibility("default"), used))
+#define ENTRY  __attribute__((visibility("default"), used))
+#define SELDOM __attribute__((noinline, cold))
 
 extern struct tm_control tm_recorder_control __attribute__((visibility("hidden")));
 
@@ -113,11 +114,6 @@ struct writer {
 	uint64_t sp;
 };
 
-static inline struct tm_ring_head *head_of(unsigned index)
-{
-	return (struct tm_ring_head *)(control->shared + TM_SHARED_HEADS) + index;
-}
-
 /* ---- writer.c ---- */
 
 /* Until the tracer has brought the word to `at_least`. False: recording is over (also in a child that was
@@ -127,10 +123,17 @@ bool tm_writer_wait(const uint64_t *word, uint64_t at_least);
 void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_header *asked, uint64_t behind);
 /* The calling thread's entry, claimed if it has none; NULL: no ring is left for it. */
 struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer);
-void tm_writer_take_ring(struct tm_recorder_thread *thread, struct tm_ring_head *ring);
+void tm_writer_take_ring(struct tm_recorder_thread *thread);
 /* The thread is inside already. A handler that interrupted it is farther down, or on a stack of its own: its
    outer frame will go on. Else the thread has jumped out. */
 bool tm_writer_has_jumped(uint64_t inside, uint64_t sp);
+
+/* What the thread's frames were is not known any more. */
+static inline void tm_writer_forget_frames(struct tm_recorder_stack *stack)
+{
+	stack->count = 0;
+	stack->epoch++;
+}
 
 /* ---- the way in and out ---- */
 
@@ -152,7 +155,6 @@ static inline struct tm_recorder_thread *find_thread(uint64_t pointer)
 static inline __attribute__((always_inline)) bool begin(struct writer *writer, uint64_t sp)
 {
 	struct tm_recorder_thread *thread;
-	unsigned index;
 	bool jumped;
 
 	if (__builtin_expect(!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE), 0))
@@ -167,11 +169,10 @@ static inline __attribute__((always_inline)) bool begin(struct writer *writer, u
 		store(&thread->inside, sp);
 	__asm__ volatile("" ::: "memory");
 	if (__builtin_expect(__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE) != 0, 1)) {
-		index = (unsigned)(thread - control->threads);
-		writer->ring = head_of(index);
-		writer->bytes = (uint8_t *)(control->shared + TM_SHARED_RINGS) + index * TM_RING_SIZE;
-		if (__builtin_expect(!thread->has_ring || jumped, 0))
-			tm_writer_take_ring(thread, writer->ring);
+		if (__builtin_expect(!thread->ring || jumped, 0))
+			tm_writer_take_ring(thread);
+		writer->ring = (struct tm_ring_head *)thread->ring;
+		writer->bytes = (uint8_t *)thread->bytes;
 		return true;
 	}
 	if (thread->inside == sp)

@@ -15,9 +15,11 @@
 #define STACK_GAP                                                                                            \
 	(1u << 20) /* below the main thread's stack the kernel keeps so many bytes free (stack_guard_gap) */
 
-/* A thread's stack as its last record had it: nodes of the call tree, the outermost first. */
+/* A thread's stack as its last record had it: nodes of the call tree, the outermost first. And by number the
+   stacks that it remembers: the innermost nodes. */
 struct stack {
 	struct tm_vector(uint32_t) nodes;
+	uint32_t *remembered; /* NULL: there are none yet */
 	pid_t tid;
 };
 
@@ -151,8 +153,10 @@ void tm_native_destroy(struct tm_native *native)
 		return;
 	tm_call_tree_destroy(native->tree);
 	tm_vector_deinit(&native->by_fp);
-	for (unsigned i = 0; i < TM_RINGS; i++)
+	for (unsigned i = 0; i < TM_RINGS; i++) {
 		tm_vector_deinit(&native->stacks[i].nodes);
+		free(native->stacks[i].remembered);
+	}
 	free(native);
 }
 
@@ -167,10 +171,17 @@ void tm_native_reset(struct tm_session *session)
 	session->native = NULL;
 }
 
+/* What a pc there was is not what it is now. */
+static void forget_stacks(struct tm_session *session)
+{
+	tm_rows_new_generation(rows_of(session));
+	tm_call_tree_forget_pcs(session->native->tree);
+}
+
 void tm_native_loaded(struct tm_session *session, uint64_t start, uint64_t end)
 {
-	if (session->native)
-		tm_rows_forget(rows_of(session), start, end);
+	if (session->native && tm_rows_forget(rows_of(session), start, end)) /* a JIT's code was there */
+		forget_stacks(session);
 }
 
 void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end)
@@ -178,8 +189,7 @@ void tm_native_unloaded(struct tm_session *session, uint64_t start, uint64_t end
 	if (!session->native)
 		return;
 	tm_rows_forget(rows_of(session), start, end);
-	tm_rows_new_generation(rows_of(session));
-	tm_call_tree_forget_pcs(session->native->tree);
+	forget_stacks(session);
 }
 
 /* ---- looking at a stack whose thread waits ---- */
@@ -397,6 +407,24 @@ static struct tm_error *add_node(struct tm_session *session, uint32_t parent, ui
 		       : NULL;
 }
 
+/* The node is the stack's that has this number from now on. */
+static struct tm_error *remember(struct stack *stack, uint32_t number, uint32_t node)
+{
+	if (number > TM_REMEMBERED)
+		return NULL; /* a ring may hold anything */
+	if (!stack->remembered)
+		stack->remembered = calloc(TM_REMEMBERED + 1, sizeof(*stack->remembered));
+	if (!stack->remembered)
+		return tm_error_out_of_memory();
+	stack->remembered[number] = node;
+	return NULL;
+}
+
+static uint32_t recall(const struct stack *stack, uint32_t number)
+{
+	return stack->remembered && number <= TM_REMEMBERED ? stack->remembered[number] : TM_CALL_TREE_ROOT;
+}
+
 /* The ring's stack as of this record. A ring may hold anything: what it says was kept need not be there. */
 static struct tm_error *follow_stack(struct tm_session *session, unsigned ring,
 				     const struct tm_record_native *record)
@@ -423,7 +451,22 @@ static struct tm_error *follow_stack(struct tm_session *session, unsigned ring,
 	}
 	native->node = node;
 	native->is_walked = false;
-	return err;
+	return err || !record->number ? err : remember(stack, record->number, node);
+}
+
+static struct tm_error *take_remembered(struct tm_session *session, unsigned ring,
+					const struct tm_thread *thread,
+					const struct tm_record_remembered *record)
+{
+	const struct tm_record_native same = {
+		.header = {.kind = TM_RECORD_NATIVE_ALLOCATE}, .block = record->block, .size = record->size};
+	struct tm_native *native = session->native;
+
+	native->node = recall(&native->stacks[ring], record->number);
+	native->is_walked = false;
+	if (native->has_by_fp)
+		session->fp_frames += native->by_fp.items[native->node];
+	return tm_probe_record(session->probe, ring, thread, &same.header, false);
 }
 
 static bool has_stack(const struct tm_record_header *record)
@@ -465,6 +508,8 @@ struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, con
 				       ? NULL
 				       : change_thread(session, ring, thread);
 
+	if (!err && record->kind == TM_RECORD_NATIVE_REMEMBERED)
+		return take_remembered(session, ring, thread, (const struct tm_record_remembered *)record);
 	if (!err && has_stack(record)) {
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))
 			return take_walked(session, ring, thread, native);

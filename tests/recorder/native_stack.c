@@ -1,5 +1,6 @@
 #include "recorder/native_stack.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define FUNCTIONS 4u
@@ -157,6 +158,17 @@ static void unmap_something(struct native_reader *reader)
 		tm_rows_new_generation(&reader->rows);
 }
 
+static void remember(struct native_reader *reader, unsigned ring, unsigned number)
+{
+	struct native_frames **remembered = &reader->remembered[ring];
+
+	need(number <= TM_REMEMBERED);
+	if (!*remembered)
+		*remembered = calloc(TM_REMEMBERED + 1, sizeof(**remembered));
+	need(*remembered != NULL);
+	(*remembered)[number] = reader->stacks[ring];
+}
+
 static bool follow(struct native_reader *reader, unsigned ring, const struct tm_record_native *record)
 {
 	uint64_t *frames = reader->stacks[ring].frames;
@@ -169,14 +181,42 @@ static bool follow(struct native_reader *reader, unsigned ring, const struct tm_
 	reader->stacks[ring].count = count;
 	reader->kept += record->kept;
 	reader->fresh += record->fresh;
+	if (record->number)
+		remember(reader, ring, record->number);
 	return true;
+}
+
+static bool is_stack_of(uint64_t number, const uint64_t *frames, size_t count)
+{
+	uint64_t wanted[NATIVE_DEPTH];
+
+	return count == make_frames(number, wanted) && memcmp(frames, wanted, count * sizeof(wanted[0])) == 0;
+}
+
+bool native_reader_recall(struct native_reader *reader, unsigned ring,
+			  const struct tm_record_remembered *record, uint64_t number)
+{
+	const struct native_frames *frames = reader->remembered[ring];
+
+	unmap_something(reader);
+	if (!frames || record->number - 1 >= TM_REMEMBERED)
+		return false;
+	reader->recalled++;
+	return is_stack_of(number, frames[record->number].frames, frames[record->number].count);
+}
+
+void native_reader_deinit(struct native_reader *reader)
+{
+	tm_row_table_deinit(&reader->rows);
+	for (unsigned i = 0; i < TM_RINGS; i++)
+		free(reader->remembered[i]);
 }
 
 bool native_reader_take(struct native_reader *reader, unsigned ring, const struct tm_record_native *record,
 			uint64_t number, bool *right)
 {
-	uint64_t wanted[NATIVE_DEPTH], walked[NATIVE_DEPTH], *frames = walked;
-	size_t count = make_frames(number, wanted), got;
+	uint64_t walked[NATIVE_DEPTH], *frames = walked;
+	size_t got;
 
 	*right = true;
 	unmap_something(reader);
@@ -195,6 +235,6 @@ bool native_reader_take(struct native_reader *reader, unsigned ring, const struc
 		got = reader->stacks[ring].count;
 		frames = reader->stacks[ring].frames;
 	}
-	*right = *right && got == count && memcmp(frames, wanted, count * sizeof(wanted[0])) == 0;
+	*right = *right && is_stack_of(number, frames, got);
 	return true;
 }

@@ -36,12 +36,14 @@ void native_leave_inner(uint64_t cfa, uint64_t block, uint64_t size);
 struct native_reader {
 	struct plant *plant;
 	struct tm_row_table rows;
-	struct {
+	struct native_frames {
 		uint64_t frames[NATIVE_DEPTH];
 		size_t count;
 	} stacks[TM_RINGS];
-	uint64_t asked, walked; /* looks, for rows and instead of the recorder's walk */
-	uint64_t kept, fresh;	/* frames of all records */
+	struct native_frames *remembered[TM_RINGS]; /* by number; NULL: none yet */
+	uint64_t asked, walked;			    /* looks, for rows and instead of the recorder's walk */
+	uint64_t kept, fresh;			    /* frames of all records */
+	uint64_t recalled;			    /* stacks that were told by their number */
 	uint64_t turn;
 };
 
@@ -49,5 +51,9 @@ struct native_reader {
    unmapped. Returns whether the record is a call's; *right: its stack is that of `number`. */
 bool native_reader_take(struct native_reader *reader, unsigned ring, const struct tm_record_native *record,
 			uint64_t number, bool *right);
+/* Is this the stack of `number`? */
+bool native_reader_recall(struct native_reader *reader, unsigned ring,
+			  const struct tm_record_remembered *record, uint64_t number);
+void native_reader_deinit(struct native_reader *reader);
 
 #endif

@@ -33,7 +33,8 @@ struct stress_result {
 	uint64_t looks, told;	       /* told: records of code */
 	uint64_t jumps, lost;	       /* calls that were left; numbers on the side that were not given */
 	uint64_t asked, walked;	       /* native: looks for rows, and instead of the recorder's walk */
-	uint64_t kept, fresh;	       /* native: frames of all records */
+	uint64_t kept, fresh;	       /* native: frames of all records, */
+	uint64_t recalled;	       /* and stacks that were told by their numbers */
 	/* Native: stacks that had changed before the tracer looked, by jumps out. */
 	uint64_t unseen;
 	uint64_t wrong; /* records that should not have come when they came */

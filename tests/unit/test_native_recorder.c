@@ -19,16 +19,17 @@
 #include "recorder/plant.h"
 #include "recorder/row_table.h"
 
-#define MEMORY	   65536u /* words */
-#define SEEN	   65536u
-#define STACK_MAX  20000u
-#define FIRST	   UINT64_C(0x10000)
-#define FUNCTION   7u
-#define MALLOC	   (FUNCTION << 16)
-#define CALLOC	   (FUNCTION << 16 | TM_PAD_COUNTED)
-#define MEMALIGN   (FUNCTION << 16 | TM_PAD_OUT)
-#define REALLOC	   (FUNCTION << 16 | TM_PAD_RESIZES)
-#define FP_OF_CALL UINT64_C(0xf0f0)
+#define MEMORY	       131072u /* words */
+#define SEEN	       65536u
+#define STACK_MAX      20000u
+#define REMEMBERED_MAX 100u
+#define FIRST	       UINT64_C(0x10000)
+#define FUNCTION       7u
+#define MALLOC	       (FUNCTION << 16)
+#define CALLOC	       (FUNCTION << 16 | TM_PAD_COUNTED)
+#define MEMALIGN       (FUNCTION << 16 | TM_PAD_OUT)
+#define REALLOC	       (FUNCTION << 16 | TM_PAD_RESIZES)
+#define FP_OF_CALL     UINT64_C(0xf0f0)
 
 /* Return addresses into functions of the made-up program. */
 enum {
@@ -47,13 +48,21 @@ static struct scene {
 	struct tm_row_table rows;
 	struct tm_record_sink sink;
 	struct seen {
-		unsigned kind, flags, function, kept, fresh;
+		unsigned kind, flags, function, number, kept, fresh;
 		uint64_t block, size, old;
 		uint64_t words[TM_RECORD_REGISTERS];
 	} seen[SEEN];
 	size_t seen_count, passed;
-	uint64_t stack[STACK_MAX]; /* as the records tell it, the outermost first */
+	struct stack {
+		uint64_t pcs[STACK_MAX]; /* the outermost first */
+		size_t count;
+	} walked;		   /* the last that was told by its frames, */
+	uint64_t stack[STACK_MAX]; /* and the last of all */
 	size_t stack_count;
+	struct {
+		uint64_t stack[REMEMBERED_MAX];
+		size_t count;
+	} remembered[TM_REMEMBERED + 1]; /* by number, as the records told it */
 	/* The stack that calls are made from; it grows down from the end. */
 	_Alignas(64) uint64_t memory[MEMORY];
 	uint64_t cfa;					     /* of the next call */
@@ -111,11 +120,37 @@ static void set_stack(const uint64_t *pcs, size_t count)
 
 static void follow_stack(const struct tm_record_native *record)
 {
-	cr_assert_leq(record->kept, scene.stack_count);
+	struct stack *walked = &scene.walked;
+
+	cr_assert_leq(record->kept, walked->count);
 	cr_assert_leq(record->kept + record->fresh, STACK_MAX);
-	scene.stack_count = record->kept;
+	walked->count = record->kept;
 	for (unsigned i = record->fresh; i-- > 0;)
-		scene.stack[scene.stack_count++] = record->words[i];
+		walked->pcs[walked->count++] = record->words[i];
+	memcpy(scene.stack, walked->pcs, walked->count * sizeof(walked->pcs[0]));
+	scene.stack_count = walked->count;
+	if (!record->number)
+		return;
+	cr_assert_leq(record->number, TM_REMEMBERED);
+	cr_assert_leq(scene.stack_count, REMEMBERED_MAX);
+	memcpy(scene.remembered[record->number].stack, scene.stack,
+	       scene.stack_count * sizeof(scene.stack[0]));
+	scene.remembered[record->number].count = scene.stack_count;
+}
+
+static void recall_stack(const struct tm_record_remembered *record)
+{
+	cr_assert(record->number >= 1 && record->number <= TM_REMEMBERED);
+	scene.stack_count = scene.remembered[record->number].count;
+	memcpy(scene.stack, scene.remembered[record->number].stack,
+	       scene.stack_count * sizeof(scene.stack[0]));
+}
+
+static void see_remembered(struct seen *seen, const struct tm_record_remembered *record)
+{
+	seen->size = record->size;
+	seen->number = record->number;
+	recall_stack(record);
 }
 
 static void see_native(struct seen *seen, const struct tm_record_native *record)
@@ -123,6 +158,7 @@ static void see_native(struct seen *seen, const struct tm_record_native *record)
 	seen->size = record->size;
 	seen->old = record->old;
 	seen->function = record->function;
+	seen->number = record->number;
 	seen->kept = record->kept;
 	seen->fresh = record->fresh;
 	for (unsigned i = 0; i < record->fresh && i < TM_RECORD_REGISTERS; i++)
@@ -145,6 +181,8 @@ static struct tm_error *see(void *context, unsigned ring, const struct tm_record
 	seen->block = ((const struct tm_record_free *)record)->block;
 	if (record->kind >= TM_RECORD_NATIVE_ALLOCATE && record->kind <= TM_RECORD_NATIVE_STACK)
 		see_native(seen, (const struct tm_record_native *)record);
+	if (record->kind == TM_RECORD_NATIVE_REMEMBERED)
+		see_remembered(seen, (const struct tm_record_remembered *)record);
 	return NULL;
 }
 
@@ -345,6 +383,7 @@ Test(native_recorder, sizes_and_blocks_by_what_a_pad_says)
 
 	out = 0x7770;
 	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++) {
+		tm_rows_new_generation(&scene.rows); /* by its own record, not by one of its stack before */
 		STACK(MAIN, A);
 		cr_expect(leave(rows[i].result, push_words(rows[i].what, rows[i].first, rows[i].second)));
 		EXPECT_KINDS(rows[i].kind);
@@ -515,10 +554,13 @@ Test(native_recorder, no_more_and_no_less_than_what_has_changed_is_told)
 		drain();
 		cr_assert_eq(scene.stack_count, count, "turn %u", turn);
 		cr_assert_arr_eq(scene.stack, pcs, count * sizeof(pcs[0]), "turn %u", turn);
-		cr_assert_eq(last()->kept, common_prefix(pcs, count, before, before_count), "turn %u", turn);
+		if (last()->kind == TM_RECORD_NATIVE_ALLOCATE) {
+			cr_assert_eq(last()->kept, common_prefix(pcs, count, before, before_count), "turn %u",
+				     turn);
+			memcpy(before, pcs, sizeof(pcs));
+			before_count = count;
+		}
 		scene.seen_count = 0;
-		memcpy(before, pcs, sizeof(pcs));
-		before_count = count;
 		count = change_stack(pcs, count, &random);
 	}
 }
@@ -672,6 +714,280 @@ Test(native_recorder, what_is_no_frame_record_is_not_followed)
 	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp), "it returns nowhere");
 	*word(b_record + 8) = A;
 	cr_expect(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+}
+
+/* ---- stacks that are remembered ---- */
+
+static void expect_allocated(bool remembered)
+{
+	drain();
+	cr_expect_eq(last()->kind, remembered ? TM_RECORD_NATIVE_REMEMBERED : TM_RECORD_NATIVE_ALLOCATE,
+		     "it is of kind %u", last()->kind);
+}
+
+/* The stack has come often enough. */
+static void make_remembered(uint64_t fp)
+{
+	for (unsigned i = 0; i < 4; i++)
+		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+	expect_allocated(true);
+}
+
+Test(native_recorder, a_stack_that_comes_behind_the_same_one_again_is_told_by_its_number)
+{
+	STACK(MAIN, A, B);
+	for (unsigned i = 0; i < 4; i++)
+		cr_assert(allocate(0x5000 + i, 24 + i));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE, TM_RECORD_NATIVE_ALLOCATE, TM_RECORD_NATIVE_ALLOCATE,
+		     TM_RECORD_NATIVE_REMEMBERED);
+	cr_expect_eq(scene.seen[0].number, 0);
+	cr_expect_eq(scene.seen[1].number, 0);
+	cr_expect_neq(scene.seen[2].number, 0);
+	cr_expect_eq(last()->number, scene.seen[2].number);
+	cr_expect_eq(last()->block, 0x5003);
+	cr_expect_eq(last()->size, 27);
+	EXPECT_STACK(MAIN, A, B);
+}
+
+/* Of the same sizes as the functions of these letters. */
+#define TWIN 3u
+
+Test(native_recorder, what_came_behind_two_stacks_tells_where_one_is_not_enough)
+{
+	const uint64_t twins[2] = {A, A + TWIN};
+
+	put_row(A + TWIN);
+	for (unsigned turn = 0; turn < 20; turn++) {
+		STACK(MAIN, C);
+		cr_assert(allocate(0x5000, 24));
+		STACK(MAIN, twins[turn % 2], D); /* the same call at the same place */
+		cr_assert(allocate(0x6000, 24));
+		drain();
+		expect_stack((const uint64_t[]){MAIN, twins[turn % 2], D}, 3);
+	}
+	expect_allocated(true);
+	cr_expect_eq(scene.seen[scene.seen_count - 2].kind, TM_RECORD_NATIVE_REMEMBERED);
+	cr_expect_eq(scene.seen[scene.seen_count - 3].kind, TM_RECORD_NATIVE_REMEMBERED);
+}
+
+Test(native_recorder, another_return_address_in_a_remembered_stack_is_seen)
+{
+	const uint64_t pcs[] = {MAIN, A, B, C, D, A, B, C, D, A};
+	uint64_t changed[TM_ARRAY_SIZE(pcs)];
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(pcs); i++)
+		if (i)
+			put_row(pcs[i] + TWIN);
+	put_rule(MAIN + TWIN, tm_row_rule(TM_ROW_OUTERMOST, 0, 0, 0));
+	for (size_t i = 0; i < TM_ARRAY_SIZE(pcs); i++) {
+		set_stack(pcs, TM_ARRAY_SIZE(pcs));
+		make_remembered(FP_OF_CALL);
+		memcpy(changed, pcs, sizeof(pcs));
+		changed[i] += TWIN;
+		set_stack(changed, TM_ARRAY_SIZE(pcs));
+		cr_assert(allocate(0x5000, 24));
+		expect_allocated(false);
+		expect_stack(changed, TM_ARRAY_SIZE(pcs));
+	}
+}
+
+Test(native_recorder, the_same_call_elsewhere_is_not_the_remembered_one)
+{
+	STACK(MAIN, A, B);
+	make_remembered(FP_OF_CALL);
+	STACK(MAIN, C, B);
+	cr_assert(allocate(0x5000, 24));
+	expect_allocated(false);
+	EXPECT_STACK(MAIN, C, B);
+}
+
+/* As in a_frame_pointer_that_has_changed_is_seen. */
+Test(native_recorder, saved_frame_pointers_of_a_remembered_stack_are_compared)
+{
+	put_rule(A, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
+	put_rule(B, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(B), -16));
+	for (unsigned turn = 0; turn < 4; turn++) {
+		uint64_t b_cfa, saved;
+
+		STACK(MAIN, C, D, A);
+		saved = scene.cfa + 8 * frame_words(A) - 16 + (turn % 2 ? 8 * frame_words(D) : 0);
+		b_cfa = scene.cfa;
+		push_frame(B);
+		*word(b_cfa - 16) = saved;
+		cr_assert(allocate(0x5000, 24));
+		drain();
+		if (turn % 2)
+			EXPECT_STACK(MAIN, C, A, B);
+		else
+			EXPECT_STACK(MAIN, C, D, A, B);
+		make_remembered(FP_OF_CALL);
+	}
+}
+
+Test(native_recorder, the_frame_pointer_of_the_call_is_compared_where_it_matters)
+{
+	STACK(MAIN, A, B);
+	make_remembered(FP_OF_CALL);
+	cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), FP_OF_CALL + 8));
+	expect_allocated(true);
+
+	put_rule(C, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
+	for (unsigned turn = 0; turn < 4; turn++) {
+		uint64_t fp;
+
+		STACK(MAIN, A, D, C);
+		fp = scene.cfa + 8 * frame_words(C) - 16 + turn % 2 * 8 * frame_words(D);
+		push_frame(B);
+		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+		drain();
+		if (turn % 2)
+			EXPECT_STACK(MAIN, A, C, B);
+		else
+			EXPECT_STACK(MAIN, A, D, C, B);
+		make_remembered(fp);
+	}
+}
+
+static void allocate_by_new(uint64_t size)
+{
+	STACK(MAIN, A);
+	tm_native_new(size, scene.cfa);
+	push_frame(NEW_ARRAY);
+	tm_native_new(size + 1, scene.cfa);
+	push_frame(NEW);
+	cr_assert(allocate(0x5000, size + 2));
+}
+
+Test(native_recorder, calls_of_operator_new_are_remembered_with_their_stack)
+{
+	for (unsigned i = 0; i < 4; i++)
+		allocate_by_new(100 + i);
+	expect_allocated(true);
+	cr_expect_eq(last()->size, 103);
+	EXPECT_STACK(MAIN, A);
+	/* With one of them alone it is another call, */
+	STACK(MAIN, A);
+	tm_native_new(104, scene.cfa);
+	push_frame(NEW_ARRAY);
+	push_frame(NEW);
+	cr_assert(allocate(0x5000, 24));
+	expect_nothing();
+	/* and without them another stack. */
+	STACK(MAIN, A);
+	push_frame(NEW_ARRAY);
+	push_frame(NEW);
+	plant_thread(&scene.plant)->stack.new_count = 0;
+	cr_assert(allocate(0x5000, 24));
+	expect_allocated(false);
+	EXPECT_STACK(MAIN, A, NEW_ARRAY, NEW);
+}
+
+Test(native_recorder, a_call_of_operator_new_that_is_long_over_is_in_nobody_s_way)
+{
+	STACK(MAIN, A);
+	push_frame(C);
+	tm_native_new(100, scene.cfa); /* whose malloc was not seen */
+	STACK(MAIN, B);
+	make_remembered(FP_OF_CALL);
+	for (unsigned i = 0; i < 4; i++)
+		allocate_by_new(100 + i);
+	expect_allocated(true);
+}
+
+Test(native_recorder, a_failure_and_a_large_block_and_a_resize_are_told_with_their_frames)
+{
+	STACK(MAIN, A);
+	make_remembered(FP_OF_CALL);
+	cr_assert(allocate(0, 24));
+	EXPECT_KINDS(TM_RECORD_NATIVE_FAIL);
+	make_remembered(FP_OF_CALL);
+	cr_assert(allocate(0x5000, UINT32_MAX));
+	EXPECT_KINDS(TM_RECORD_NATIVE_REMEMBERED);
+	cr_expect_eq(last()->size, UINT32_MAX);
+	cr_assert(allocate(0x5000, UINT64_C(1) << 32));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->size, UINT64_C(1) << 32);
+	make_remembered(FP_OF_CALL);
+	cr_assert(resize(0x5000, 0x6000, 24));
+	EXPECT_KINDS(TM_RECORD_NATIVE_RESIZE_BEGIN, TM_RECORD_NATIVE_RESIZE_END);
+	EXPECT_STACK(MAIN, A);
+}
+
+Test(native_recorder, what_was_remembered_is_forgotten_with_its_code_and_its_stack)
+{
+	STACK(MAIN, A, B);
+	make_remembered(FP_OF_CALL);
+	tm_rows_new_generation(&scene.rows);
+	cr_assert(allocate(0x5000, 24));
+	expect_allocated(false);
+	make_remembered(FP_OF_CALL);
+	ring()->stack_low += 8;
+	cr_assert(allocate(0x5000, 24));
+	expect_allocated(false);
+	make_remembered(FP_OF_CALL);
+	EXPECT_STACK(MAIN, A, B);
+}
+
+/* Farther up than the place of a word can tell. */
+Test(native_recorder, a_stack_that_is_too_large_is_not_remembered)
+{
+	put_rule(A, tm_row_rule(TM_ROW_STEP, 0, 8 * 66000, 0));
+	for (unsigned i = 0; i < 8; i++) {
+		STACK(MAIN);
+		scene.cfa -= 8 * 66000;
+		*word(scene.cfa - 8) = A;
+		push_frame(B);
+		cr_assert(allocate(0x5000, 24));
+		expect_allocated(false);
+		cr_expect_eq(last()->number, 0);
+		EXPECT_STACK(MAIN, A, B);
+	}
+}
+
+/* What is compared is the call's frame pointer, which is not that of the frames above then. */
+Test(native_recorder, calls_of_an_operator_new_that_uses_the_frame_pointer_are_not_remembered)
+{
+	put_rule(NEW, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(NEW), -16));
+	for (unsigned i = 0; i < 8; i++) {
+		allocate_by_new(100 + i);
+		expect_allocated(false);
+		cr_expect_eq(last()->number, 0);
+		EXPECT_STACK(MAIN, A);
+	}
+}
+
+/* Each of so many stacks comes in its turn, and some comes in its own: none is taken for another one, also
+   where all are forgotten because there is no room for another one. */
+static void alternate(size_t stacks, size_t depth, unsigned turns, double expected)
+{
+	static const uint64_t functions[] = {A, B, C, D};
+	uint64_t random = 88172645463325252u, pcs[64] = {MAIN};
+	size_t remembered = 0;
+
+	for (unsigned turn = 0; turn < turns; turn++) {
+		size_t number = next_random(&random) % 16 ? turn % stacks : next_random(&random) % stacks;
+
+		for (size_t i = 1; i < depth; i++)
+			pcs[i] = functions[(number * UINT64_C(0x9e3779b97f4a7c15) >> (2 * i % 62)) % 4];
+		set_stack(pcs, depth);
+		cr_assert(allocate(0x5000, turn));
+		drain();
+		cr_assert_eq(scene.stack_count, depth, "turn %u", turn);
+		cr_assert_arr_eq(scene.stack, pcs, depth * sizeof(pcs[0]), "turn %u", turn);
+		remembered += last()->kind == TM_RECORD_NATIVE_REMEMBERED;
+		scene.seen_count = 0;
+	}
+	cr_expect_geq((double)remembered / turns, expected, "%zu of %u", remembered, turns);
+}
+
+Test(native_recorder, many_stacks_are_remembered_at_a_time)
+{
+	alternate(200, 40, 20000, 0.7);
+}
+
+Test(native_recorder, where_there_is_no_room_all_are_forgotten)
+{
+	alternate(3000, 60, 60000, 0.01);
 }
 
 /* ---- what the tracer is asked for ---- */

@@ -122,6 +122,7 @@ Test(recorder_threads, native_stacks_of_several_threads)
 		     (unsigned long long)result.asked);
 	cr_expect_gt(result.kept, 1000);
 	cr_expect_gt(result.fresh, 1000);
+	cr_expect_gt(result.recalled, 10000, "%llu", (unsigned long long)result.recalled);
 }
 
 Test(recorder_threads, native_stacks_while_rings_are_full)
