@@ -328,8 +328,8 @@ static inline void note_stack(struct writer *writer, const struct returned *call
 	uint32_t place = 0;
 
 	set_last(stack, hash);
-	if (call->kind == TM_RECORD_NATIVE_ALLOCATE && is_worth(stack, walk)) {
-		if (frames->epoch == stack->epoch)
+	if (call->block && is_worth(stack, walk)) {
+		if (frames->forgotten == stack->forgotten)
 			place = find_place(frames, hash);
 		if (!place && (guesses[0]->hash == hash >> 32 || guesses[1]->hash == hash >> 32))
 			remembered = remember(writer, hash, cfa);
@@ -384,21 +384,27 @@ static inline void drop_news(struct tm_recorder_stack *stack, const struct tm_re
 static inline bool put_remembered(struct writer *writer, const struct returned *call, uint64_t fp)
 {
 	struct tm_recorder_stack *stack = &writer->thread->stack;
-	uint64_t size = stack->new_count ? stack->news[0].value : call->size, position;
+	uint64_t size = stack->new_count ? stack->news[0].value : call->size, position,
+		 bytes = call->old ? rounded(sizeof(struct tm_record_remembered))
+				   : offsetof(struct tm_record_remembered, old);
 	struct tm_record_remembered *record;
 	uint32_t number;
 
-	if (call->kind != TM_RECORD_NATIVE_ALLOCATE || size > UINT32_MAX)
+	if (!call->block || size > UINT32_MAX)
 		return false;
 	number = recall(writer, cfa_of(call->words), fp);
 	if (!number)
 		return false;
-	record = (struct tm_record_remembered *)reserve(writer, sizeof(*record), &position);
+	record = (struct tm_record_remembered *)reserve(writer, bytes, &position);
 	if (record) {
 		record->block = call->block;
 		record->size = (uint32_t)size;
 		record->number = number;
-		commit(&record->header, position, TM_RECORD_NATIVE_REMEMBERED, 0, sizeof(*record));
+		if (call->old)
+			record->old = call->old;
+		commit(&record->header, position,
+		       call->old ? TM_RECORD_NATIVE_RESIZE_REMEMBERED : TM_RECORD_NATIVE_REMEMBERED, 0,
+		       bytes);
 	}
 	drop_news(stack, stack->news);
 	note_return(writer, call->words);

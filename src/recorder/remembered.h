@@ -96,7 +96,8 @@ static inline uint32_t recall(struct writer *writer, uint64_t cfa, uint64_t fp)
 	uint64_t pc;
 
 	check_known(writer);
-	if (__builtin_expect(cfa - 8 < stack->low || cfa > stack->high || frames->epoch != stack->epoch, 0))
+	if (__builtin_expect(
+		    cfa - 8 < stack->low || cfa > stack->high || frames->forgotten != stack->forgotten, 0))
 		return 0;
 	pc = word_at(cfa - 8);
 	remembered = stack_at(frames, guess_for(frames, stack, 0, pc, cfa)->place);
@@ -113,9 +114,9 @@ static inline uint32_t recall(struct writer *writer, uint64_t cfa, uint64_t fp)
 
 #define FIRST_PLACE (sizeof(struct tm_remembered_stack) / 8) /* at 0 stands none */
 
-static SELDOM void forget_all(struct tm_ring_frames *frames, uint64_t epoch)
+static SELDOM void forget_all(struct tm_ring_frames *frames, uint64_t forgotten)
 {
-	store(&frames->epoch, 0); /* the thread may jump out of this */
+	store(&frames->forgotten, 0); /* the thread may jump out of this */
 	__asm__ volatile("" ::: "memory");
 	frames->remembered = 0;
 	for (uint32_t i = 0; frames->used && i < 2 * TM_GUESSES; i++)
@@ -123,7 +124,7 @@ static SELDOM void forget_all(struct tm_ring_frames *frames, uint64_t epoch)
 	for (uint32_t i = 0; frames->used && i < TM_REMEMBERED_SETS * TM_REMEMBERED_WAYS; i++)
 		frames->sets[i / TM_REMEMBERED_WAYS][i % TM_REMEMBERED_WAYS].place = 0;
 	frames->used = FIRST_PLACE;
-	store(&frames->epoch, epoch);
+	store(&frames->forgotten, forgotten);
 }
 
 static inline struct tm_stack_guess *set_of(struct tm_ring_frames *frames, uint64_t hash)
@@ -212,9 +213,9 @@ static SELDOM struct tm_remembered_stack *remember(struct writer *writer, uint64
 	const struct tm_recorder_frame *innermost = &frames->known[stack->count];
 	struct tm_remembered_stack *remembered;
 
-	if (frames->epoch != stack->epoch || frames->remembered == TM_REMEMBERED ||
+	if (frames->forgotten != stack->forgotten || frames->remembered == TM_REMEMBERED ||
 	    frames->used + FIRST_PLACE + TM_REMEMBERED_WORDS * 5 / 4 > TM_REMEMBERED_ROOM)
-		forget_all(frames, stack->epoch);
+		forget_all(frames, stack->forgotten);
 	remembered = stack_at(frames, frames->used);
 	remembered->hash = hash;
 	remembered->pc = word_at(cfa - 8);

@@ -58,10 +58,11 @@ enum tm_record_kind {
 	TM_RECORD_NATIVE_FRAMES,     /* the same: frames alone, of a stack that is too deep for one record */
 	TM_RECORD_NATIVE_STACK, /* the same, with TM_RECORD_NO_FRAMES: the tracer is asked for the rows of
 				   this stack */
-	TM_RECORD_NATIVE_REMEMBERED,   /* struct tm_record_remembered: as NATIVE_ALLOCATE, by a stack that was
-					  told before */
-	TM_RECORD_NATIVE_FREE,	       /* struct tm_record_free, before the call */
-	TM_RECORD_NATIVE_RESIZE_BEGIN, /* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_REMEMBERED, /* struct tm_record_remembered: as NATIVE_ALLOCATE, by a stack that was
+					told before */
+	TM_RECORD_NATIVE_RESIZE_REMEMBERED, /* the same: as NATIVE_RESIZE_END, with a block */
+	TM_RECORD_NATIVE_FREE,		    /* struct tm_record_free, before the call */
+	TM_RECORD_NATIVE_RESIZE_BEGIN,	    /* struct tm_record_free, before the call */
 	TM_RECORD_NATIVE_RESIZE_LEFT, /* struct tm_record_free: the resize that has begun last with this block
 					 has ended, and was nobody's, or was made by another call of an
 					 allocator */
@@ -144,6 +145,7 @@ struct tm_record_remembered {
 	uint64_t block;
 	uint32_t size;
 	uint32_t number; /* the stack's, as the ring's last record with this number had it */
+	uint64_t old;	 /* RESIZE_REMEMBERED: the old block; else it is not there */
 };
 
 /* The caller's registers, behind the call. */
@@ -326,7 +328,7 @@ struct tm_ring_head {
 struct tm_ring_frames {
 	struct tm_recorder_frame known[TM_FRAMES_MAX + 1], walked[TM_FRAMES_MAX + 1];
 	uint64_t hashes[TM_FRAMES_MAX + 1]; /* of each known frame and those above it */
-	uint64_t epoch;			    /* tm_recorder_stack.epoch when the rest was right */
+	uint64_t forgotten;		    /* tm_recorder_stack.forgotten when the rest was right */
 	uint32_t remembered, used;	    /* stacks and room, with place 0 */
 	_Alignas(64) struct tm_stack_guess
 		guesses[2][TM_GUESSES]; /* behind the last stack, behind the last two */
@@ -381,7 +383,7 @@ struct tm_recorder_stack {
 	uint32_t count; /* of its ring's frames that are known to the tracer as well */
 	uint32_t new_count;
 	uint64_t generation, low, high; /* as they were when the frames were walked */
-	uint64_t epoch;			/* changes when what is remembered is wrong; from 1 on */
+	uint64_t forgotten;		/* how often what is remembered became wrong; from 1 on */
 	uint64_t last[2];		/* hashes of the last calls' stacks */
 	uint64_t freed, freed_cfa;	/* the last block that was freed, and by which call */
 	struct tm_recorder_call resize; /* the outermost that is going on, and its block; cfa 0: none */

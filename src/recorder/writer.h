@@ -132,7 +132,7 @@ bool tm_writer_has_jumped(uint64_t inside, uint64_t sp);
 static inline void tm_writer_forget_frames(struct tm_recorder_stack *stack)
 {
 	stack->count = 0;
-	stack->epoch++;
+	stack->forgotten++;
 }
 
 /* ---- the way in and out ---- */

@@ -454,12 +454,22 @@ static struct tm_error *follow_stack(struct tm_session *session, unsigned ring,
 	return err || !record->number ? err : remember(stack, record->number, node);
 }
 
+static bool is_remembered(const struct tm_record_header *record)
+{
+	return record->kind == TM_RECORD_NATIVE_REMEMBERED ||
+	       record->kind == TM_RECORD_NATIVE_RESIZE_REMEMBERED;
+}
+
 static struct tm_error *take_remembered(struct tm_session *session, unsigned ring,
 					const struct tm_thread *thread,
 					const struct tm_record_remembered *record)
 {
+	bool resizes = record->header.kind == TM_RECORD_NATIVE_RESIZE_REMEMBERED;
 	const struct tm_record_native same = {
-		.header = {.kind = TM_RECORD_NATIVE_ALLOCATE}, .block = record->block, .size = record->size};
+		.header = {.kind = resizes ? TM_RECORD_NATIVE_RESIZE_END : TM_RECORD_NATIVE_ALLOCATE},
+		.block = record->block,
+		.size = record->size,
+		.old = resizes ? record->old : 0};
 	struct tm_native *native = session->native;
 
 	native->node = recall(&native->stacks[ring], record->number);
@@ -508,7 +518,7 @@ struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, con
 				       ? NULL
 				       : change_thread(session, ring, thread);
 
-	if (!err && record->kind == TM_RECORD_NATIVE_REMEMBERED)
+	if (!err && is_remembered(record))
 		return take_remembered(session, ring, thread, (const struct tm_record_remembered *)record);
 	if (!err && has_stack(record)) {
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))

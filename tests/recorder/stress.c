@@ -393,7 +393,8 @@ static void take_remembered(struct run *run, unsigned ring, const struct tm_reco
 	struct tm_record_block same = {
 		.header = record->header, .block = record->block, .size = record->size};
 
-	same.header.kind = TM_RECORD_NATIVE_ALLOCATE;
+	same.header.kind = record->header.kind == TM_RECORD_NATIVE_REMEMBERED ? TM_RECORD_NATIVE_ALLOCATE
+									      : TM_RECORD_NATIVE_RESIZE_END;
 	if (!native_reader_recall(&run->native, ring, record, stack_number(record->block, record->size)))
 		wrong(run, &record->header, "block 0x%llx, size %llu: stack %u is another one",
 		      (unsigned long long)record->block, (unsigned long long)record->size, record->number);
@@ -406,7 +407,8 @@ static struct tm_error *take(void *context, unsigned ring, const struct tm_recor
 
 	if (record->kind == TM_RECORD_CODE)
 		run->result->told++;
-	else if (record->kind == TM_RECORD_NATIVE_REMEMBERED)
+	else if (record->kind == TM_RECORD_NATIVE_REMEMBERED ||
+		 record->kind == TM_RECORD_NATIVE_RESIZE_REMEMBERED)
 		take_remembered(run, ring, (const struct tm_record_remembered *)record);
 	else if (!run->stress->native || take_native(run, ring, (const struct tm_record_native *)record))
 		take_call(run, record);

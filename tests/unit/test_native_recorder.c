@@ -150,6 +150,8 @@ static void see_remembered(struct seen *seen, const struct tm_record_remembered 
 {
 	seen->size = record->size;
 	seen->number = record->number;
+	if (seen->kind == TM_RECORD_NATIVE_RESIZE_REMEMBERED)
+		seen->old = record->old;
 	recall_stack(record);
 }
 
@@ -181,7 +183,7 @@ static struct tm_error *see(void *context, unsigned ring, const struct tm_record
 	seen->block = ((const struct tm_record_free *)record)->block;
 	if (record->kind >= TM_RECORD_NATIVE_ALLOCATE && record->kind <= TM_RECORD_NATIVE_STACK)
 		see_native(seen, (const struct tm_record_native *)record);
-	if (record->kind == TM_RECORD_NATIVE_REMEMBERED)
+	if (record->kind == TM_RECORD_NATIVE_REMEMBERED || record->kind == TM_RECORD_NATIVE_RESIZE_REMEMBERED)
 		see_remembered(seen, (const struct tm_record_remembered *)record);
 	return NULL;
 }
@@ -894,7 +896,7 @@ Test(native_recorder, a_call_of_operator_new_that_is_long_over_is_in_nobody_s_wa
 	expect_allocated(true);
 }
 
-Test(native_recorder, a_failure_and_a_large_block_and_a_resize_are_told_with_their_frames)
+Test(native_recorder, a_failure_and_a_large_block_are_told_with_their_frames)
 {
 	STACK(MAIN, A);
 	make_remembered(FP_OF_CALL);
@@ -907,10 +909,23 @@ Test(native_recorder, a_failure_and_a_large_block_and_a_resize_are_told_with_the
 	cr_assert(allocate(0x5000, UINT64_C(1) << 32));
 	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
 	cr_expect_eq(last()->size, UINT64_C(1) << 32);
+}
+
+Test(native_recorder, a_resize_by_a_remembered_stack_is_told_with_its_old_block)
+{
+	STACK(MAIN, A);
 	make_remembered(FP_OF_CALL);
-	cr_assert(resize(0x5000, 0x6000, 24));
-	EXPECT_KINDS(TM_RECORD_NATIVE_RESIZE_BEGIN, TM_RECORD_NATIVE_RESIZE_END);
+	cr_assert(resize(0x5000, 0x6000, 10009));
+	EXPECT_KINDS(TM_RECORD_NATIVE_RESIZE_BEGIN, TM_RECORD_NATIVE_RESIZE_REMEMBERED);
+	cr_expect_eq(last()->block, 0x6000);
+	cr_expect_eq(last()->size, 10009);
+	cr_expect_eq(last()->old, 0x5000);
 	EXPECT_STACK(MAIN, A);
+	cr_assert(resize(0x6000, 0, 10010));
+	EXPECT_KINDS(TM_RECORD_NATIVE_RESIZE_BEGIN, TM_RECORD_NATIVE_RESIZE_END);
+	give_back(0x6000);
+	EXPECT_KINDS(TM_RECORD_NATIVE_FREE);
+	cr_expect_eq(last()->flags, 0, "no resize is going on");
 }
 
 Test(native_recorder, what_was_remembered_is_forgotten_with_its_code_and_its_stack)
