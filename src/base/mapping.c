@@ -1,6 +1,8 @@
 #include "base/mapping.h"
 
+#include <ctype.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/vector.h"
@@ -30,41 +32,65 @@ static char *unescape(const char *path, size_t length)
 	return out;
 }
 
-/* The fields before the path; its offset in the line, or 0 if they are not what they should be. */
-static size_t parse_fields(const char *line, size_t length, struct tm_mapping *mapping)
+/* A number that one of these characters ends, and that character; *at is moved behind both. */
+static bool take_number(const char **at, int base, const char *ends, uint64_t *value)
 {
-	char copy[256], permissions[5];
-	unsigned long inode;
-	int path_at = 0;
-	size_t head = length < sizeof(copy) - 1 ? length : sizeof(copy) - 1;
+	char *behind;
 
-	memcpy(copy, line, head);
-	copy[head] = '\0';
-	if (sscanf(copy, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %lu%n", &mapping->start,
-		   &mapping->end, permissions, &mapping->offset, &mapping->dev_major, &mapping->dev_minor,
-		   &inode, &path_at) != 7)
-		return 0;
-	if (mapping->start >= mapping->end || strlen(permissions) != 4)
-		return 0;
-	mapping->readable = permissions[0] == 'r';
-	mapping->writable = permissions[1] == 'w';
-	mapping->executable = permissions[2] == 'x';
-	mapping->shared = permissions[3] == 's';
+	if (!isxdigit((unsigned char)**at)) /* strtoull would skip space, also to the next line */
+		return false;
+	*value = strtoull(*at, &behind, base);
+	if (!*behind || !strchr(ends, *behind))
+		return false;
+	*at = behind + 1;
+	return true;
+}
+
+static bool take_permissions(const char **at, struct tm_mapping *mapping)
+{
+	const char *bits = *at;
+
+	if (strcspn(bits, " \n") != 4 || bits[4] != ' ')
+		return false;
+	mapping->readable = bits[0] == 'r';
+	mapping->writable = bits[1] == 'w';
+	mapping->executable = bits[2] == 'x';
+	mapping->shared = bits[3] == 's';
+	*at = bits + 5;
+	return true;
+}
+
+/* The fields before the path; where that begins, or NULL if they are not what they should be. */
+static const char *parse_fields(const char *line, const char *end, struct tm_mapping *mapping)
+{
+	uint64_t major, minor, inode = 0;
+	const char *at = line;
+
+	if (!take_number(&at, 16, "-", &mapping->start) || !take_number(&at, 16, " ", &mapping->end) ||
+	    !take_permissions(&at, mapping) || !take_number(&at, 16, " ", &mapping->offset) ||
+	    !take_number(&at, 16, ":", &major) || !take_number(&at, 16, " ", &minor))
+		return NULL;
+	while (at < end && isdigit((unsigned char)*at))
+		inode = inode * 10 + (uint64_t)(*at++ - '0');
+	if (mapping->start >= mapping->end || !isdigit((unsigned char)at[-1]) || (at < end && *at != ' '))
+		return NULL;
+	mapping->dev_major = (unsigned)major;
+	mapping->dev_minor = (unsigned)minor;
 	mapping->inode = inode;
-	return (size_t)path_at;
+	return at;
 }
 
 static struct tm_error *parse_line(const char *line, size_t length, struct tm_mapping *mapping)
 {
-	size_t path_at;
+	const char *path;
 
 	memset(mapping, 0, sizeof(*mapping));
-	path_at = parse_fields(line, length, mapping);
-	if (!path_at)
+	path = parse_fields(line, line + length, mapping);
+	if (!path)
 		return tm_error_create(TM_ERROR_BAD_FORMAT, "not a line of a maps file: \"%.*s\"",
 				       (int)(length < 200 ? length : 200), line);
-	line += path_at;
-	length -= path_at;
+	length -= (size_t)(path - line);
+	line = path;
 	while (length && *line == ' ') {
 		line++;
 		length--;

@@ -302,16 +302,21 @@ static struct tm_row *debug_file_row(struct tm_cfi *cfi, struct module_cfi *know
 	return known->debug_file ? tm_cfi_file_row(known->debug_file, cfi->arch, vaddr) : NULL;
 }
 
+static void open_file(struct module_cfi *known, const struct tm_module *module)
+{
+	if (known->opened)
+		return;
+	known->opened = true;
+	if (module->image)
+		known->file = tm_cfi_file_open(module->image, module->image_size);
+}
+
 static struct tm_row *make_row(struct tm_cfi *cfi, struct module_cfi *known, const struct tm_module *module,
 			       uint64_t vaddr)
 {
 	struct tm_row *row = NULL;
 
-	if (!known->opened) {
-		known->opened = true;
-		if (module->image)
-			known->file = tm_cfi_file_open(module->image, module->image_size);
-	}
+	open_file(known, module);
 	if (known->file)
 		row = tm_cfi_file_row(known->file, cfi->arch, vaddr);
 	if (!row && module->image)
@@ -349,6 +354,14 @@ struct tm_error *tm_cfi_create(const struct tm_arch *arch, struct tm_module_map 
 	cfi->generation = tm_module_map_generation(map);
 	*out = cfi;
 	return NULL;
+}
+
+void tm_cfi_open(struct tm_cfi *cfi, const struct tm_module *module)
+{
+	struct module_cfi *known = module_cfi_of(cfi, module);
+
+	if (known)
+		open_file(known, module);
 }
 
 struct tm_error *tm_cfi_add_code(struct tm_cfi *cfi, const struct tm_row *row)

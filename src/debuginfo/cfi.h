@@ -87,4 +87,7 @@ struct tm_cfi_hit {
 };
 struct tm_cfi_hit tm_cfi_find(struct tm_cfi *cfi, uint64_t pc);
 
+/* Opens a module's CFI, which the first pc in it would do else: where that is not the time for it. */
+void tm_cfi_open(struct tm_cfi *cfi, const struct tm_module *module);
+
 #endif

@@ -285,7 +285,7 @@ static struct tm_error *unmap_theirs(struct tm_recording *recording)
 	return err ? err : call(recording, "unmap the rings", SYS_munmap, all, &result);
 }
 
-static struct tm_error *map_all(struct tm_recording *recording)
+static struct tm_error *map_all(struct tm_recording *recording, void (*beside)(void *context), void *context)
 {
 	struct tm_error *err = adopt_region(recording);
 
@@ -296,6 +296,8 @@ static struct tm_error *map_all(struct tm_recording *recording)
 		err = map_region(recording);
 	if (!err)
 		err = create_file(recording);
+	if (!err)
+		beside(context);
 	return tm_error_first(err, tm_target_end_calls(recording->target));
 }
 
@@ -349,9 +351,10 @@ struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t me
 	return mean ? write_sample(recording, mean) : NULL;
 }
 
-struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python)
+struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python,
+				      void (*beside)(void *context), void *context)
 {
-	struct tm_error *err = map_all(recording);
+	struct tm_error *err = map_all(recording, beside, context);
 
 	if (!err)
 		err = write_control(recording, python);

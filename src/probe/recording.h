@@ -38,9 +38,10 @@ struct tm_error *tm_recording_create(struct tm_target *target, const struct tm_r
 void tm_recording_destroy(struct tm_recording *recording); /* NULL is fine; the target is not touched */
 
 /* Puts it in place, switched off. All threads stand still, or one does. On failure nothing was changed but
-   perhaps inert pages mapped. */
-struct tm_error *tm_recording_install(struct tm_recording *recording,
-				      const struct tm_recorder_python *python);
+   perhaps inert pages mapped. `beside` is called while a thread is away to run system calls: what else has
+   to be mapped costs less then. It must not look at threads. */
+struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python,
+				      void (*beside)(void *context), void *context);
 
 /* Before it is enabled: native calls are recorded by chance, one in `mean` bytes; 0: all. */
 struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean);

@@ -75,6 +75,7 @@ static struct tm_error *index_module(struct tm_session *session, struct tm_modul
 	struct tm_error *err = tm_function_index_get(session->functions, module, &indexed);
 	struct tm_symbol loader;
 
+	tm_cfi_open(session->cfi, module); /* threads may stand anywhere */
 	for (size_t i = 0; !err && i < indexed->count; i++) {
 		tm_cfi_find(session->cfi, module->bias + indexed->functions[i].vaddr);
 		move_ahead(session, &indexed->functions[i]);

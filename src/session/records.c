@@ -22,6 +22,25 @@ void tm_records_prepare(struct tm_session *session)
 	tm_error_destroy(err);
 }
 
+/* For the functions that will be patched. What cannot be mapped is told where it is wanted. */
+static void reserve_pads(void *context)
+{
+	const struct tm_session *session = context;
+	struct tm_error *err = NULL;
+
+	for (uint32_t i = 1; session->native && !err && i < tm_module_map_count(session->modules); i++) {
+		struct tm_module *module = tm_module_map_get(session->modules, i);
+		const struct tm_indexed_module *indexed;
+
+		if (!module->loaded || !module->text_count)
+			continue;
+		err = tm_function_index_get(session->functions, module, &indexed);
+		if (!err && indexed->count)
+			err = tm_pads_reserve(session->pads, module->texts[0].start);
+	}
+	tm_error_destroy(err);
+}
+
 struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python)
 {
 	struct tm_error *err = tm_recording_prepare(&session->recording_needs);
@@ -29,7 +48,7 @@ struct tm_error *tm_records_install(struct tm_session *session, const struct tm_
 	if (!err)
 		err = tm_recording_create(session->target, &session->recording_needs, &session->recording);
 	if (!err)
-		err = tm_recording_install(session->recording, python);
+		err = tm_recording_install(session->recording, python, reserve_pads, session);
 	if (err) {
 		tm_recording_destroy(session->recording);
 		session->recording = NULL;

@@ -225,6 +225,13 @@ static struct tm_error *find_room(struct tm_pads *pads, struct tm_thread *thread
 	return map_region(pads, thread, near_address, out);
 }
 
+struct tm_error *tm_pads_reserve(struct tm_pads *pads, uint64_t near_address)
+{
+	struct region *region;
+
+	return find_room(pads, NULL, near_address, &region);
+}
+
 /* The code goes in first, so that a slot with a size always holds whole code, also for a later trace. */
 static struct tm_error *fill_slot(struct tm_pads *pads, struct region *region, uint64_t original,
 				  const uint8_t *code, size_t size)

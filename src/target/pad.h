@@ -35,6 +35,9 @@ struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread
 				  const uint8_t *bytes, size_t size, size_t min_bytes, uint64_t *pad,
 				  struct tm_relocated *relocated);
 
+/* Makes sure that there is a free slot near an address. */
+struct tm_error *tm_pads_reserve(struct tm_pads *pads, uint64_t near_address);
+
 /* Puts raw code (position independent) into a slot; the same code again, also an earlier trace's, is in the
  * same slot. */
 struct tm_error *tm_pads_place(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,

@@ -114,6 +114,13 @@ Test(mapping, other_lines_are_errors_that_quote_them)
 		"2000-1000 r-xp 0 0:0 0\n",
 		"1000-1000 r-xp 0 0:0 0\n",
 		"1000-2000 r-xp 0 0 0\n",
+		"1000-2000 r-xp 0 0:0\n",
+		"1000-2000 r-xp 0 0:0 \n",
+		"1000-2000 r-xp 0 0:0 x\n",
+		"1000-2000 r-xp 0 0:0 1x\n",
+		"1000-2000 r-xpp 0 0:0 0\n",
+		"1000-\n2000 r-xp 0 0:0 0\n",
+		"1000-2000 r-xp\n0 0:0 0\n",
 	};
 
 	for (size_t i = 0; i < TM_ARRAY_SIZE(bad); i++) {

@@ -93,6 +93,15 @@ Test(pad, two_codes_share_a_region)
 	cr_assert_eq(fake->system_calls, 1);
 }
 
+Test(pad, reserved_room_is_used)
+{
+	check(tm_pads_reserve(pads, (uint64_t)(uintptr_t)code));
+	cr_assert_eq(fake->system_calls, 1);
+	check(tm_pads_reserve(pads, (uint64_t)(uintptr_t)code + 4096));
+	relocate(0);
+	cr_assert_eq(fake->system_calls, 1);
+}
+
 Test(pad, origin_is_told_for_the_code_only)
 {
 	uint64_t pad = relocate(8), original = 0, start = 0;
