@@ -187,7 +187,7 @@ struct tm_recorder_row {
 	uint64_t rule;		 /* tm_row_rule */
 };
 #define TM_ROW_WAYS	 4u	/* a cache line */
-#define TM_ROW_NEAR_SETS 1024u	/* looked at first: few pages, which stay in the caches */
+#define TM_ROW_NEAR_SETS 4096u	/* looked at first: 256 KiB at most, which stay in the caches */
 #define TM_ROW_FAR_SETS	 65536u /* where there is no room in those */
 
 enum tm_row_kind {
@@ -228,7 +228,7 @@ static inline int64_t tm_row_fp_offset(uint64_t rule)
 /* Returns into neighbouring code share a set. */
 static inline uint32_t tm_row_near_set(uint64_t return_address)
 {
-	return (uint32_t)((return_address >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 54);
+	return (uint32_t)((return_address >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 52);
 }
 
 static inline uint32_t tm_row_far_set(uint64_t return_address)
