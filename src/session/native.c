@@ -34,6 +34,9 @@ struct tm_native {
 	bool is_walked;	    /* its stack is session->walk, */
 	size_t first_frame; /* from this frame on */
 	bool loader_watched;
+	struct {
+		uint64_t by_number, by_frames, looked_at;
+	} told; /* stacks of calls */
 };
 
 static struct tm_row_table *rows_of(const struct tm_session *session)
@@ -147,10 +150,22 @@ struct tm_error *tm_native_enable(struct tm_session *session)
 	return tm_recording_enable(session->recording);
 }
 
+static void log_told(const struct tm_native *native)
+{
+	uint64_t by_number = native->told.by_number, by_frames = native->told.by_frames,
+		 looked_at = native->told.looked_at, all = by_number + by_frames + looked_at;
+
+	if (all)
+		tm_log_info("stacks of recorded calls: %" PRIu64 " (%.1f %%) told by number, %" PRIu64
+			    " by frames, %" PRIu64 " looked at",
+			    by_number, 100.0 * (double)by_number / (double)all, by_frames, looked_at);
+}
+
 void tm_native_destroy(struct tm_native *native)
 {
 	if (!native)
 		return;
+	log_told(native);
 	tm_call_tree_destroy(native->tree);
 	tm_vector_deinit(&native->by_fp);
 	for (unsigned i = 0; i < TM_RINGS; i++) {
@@ -375,6 +390,7 @@ static struct tm_error *take_walked(struct tm_session *session, unsigned ring, c
 	if (err || record.header.kind == TM_RECORD_NATIVE_STACK)
 		return err;
 	session->fp_frames += session->walk.fp_frames;
+	session->native->told.looked_at++;
 	tm_recording_read_stack(session->recording, ring, &stack);
 	inner = is_inner(session, &stack, &record);
 	session->native->is_walked = true;
@@ -472,6 +488,7 @@ static struct tm_error *take_remembered(struct tm_session *session, unsigned rin
 		.old = resizes ? record->old : 0};
 	struct tm_native *native = session->native;
 
+	native->told.by_number++;
 	native->node = recall(&native->stacks[ring], record->number);
 	native->is_walked = false;
 	if (native->has_by_fp)
@@ -524,6 +541,7 @@ struct tm_error *tm_native_record(struct tm_session *session, unsigned ring, con
 		if (__builtin_expect(record->flags & TM_RECORD_NO_FRAMES, 0))
 			return take_walked(session, ring, thread, native);
 		err = follow_stack(session, ring, native);
+		session->native->told.by_frames += is_call(record);
 		if (!err && session->native->has_by_fp && is_call(record))
 			session->fp_frames += session->native->by_fp.items[session->native->node];
 	}

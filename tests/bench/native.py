@@ -671,7 +671,8 @@ def bench_redis(folder):
     kept = {way: 100 * rate / median["untraced"] for way, rate in median.items()}
     part = say_added("time a request", {way: 1 / rate for way, rate in median.items()}, 0.5)
     rest = "".join(f", {way} {kept[way]:.0f} %" for way in ("tmtrace", "heaptrack") if way in kept)
-    print(f"{'redis':8} untraced {median['untraced']:.0f} requests a second; kept:{rest[1:]}{part}; "
+    more = f", more than heaptrack: {verdict(kept['tmtrace'] > kept['heaptrack'])}" if "heaptrack" in kept else ""
+    print(f"{'redis':8} untraced {median['untraced']:.0f} requests a second; kept:{rest[1:]}{more}{part}; "
           f"detached {kept['detached']:.0f} %, at least 95: {verdict(kept['detached'] >= 95)}", flush=True)
 
 
