@@ -119,7 +119,8 @@ FIXTURES = (
     ("calls",), ("cxx", "operators"), ("frames", "expected"), ("frames", "deep", "100"), ("inside", "backtrace"), ("inside", "handler"),
     ("leave", "longjmp"), ("leave", "realloc"), ("signals", "nested"), ("signals", "altstack"), ("dlopen", "plugin.so"),
     ("dlopen", "plugin-own.so"), ("storm", "mixed", "1", "37", "20"), ("storm", "throws", "1", "20", "10"), ("storm", "tide", "1", "70", "2"),
-    ("stacks", "twins"), ("stacks", "moving"), ("stacks", "below"), ("stacks", "coroutines"), ("stacks", "relay", "layer-left.so", "layer-right.so"),
+    ("stacks", "twins"), ("stacks", "shuffled"), ("stacks", "moving"), ("stacks", "below"), ("stacks", "coroutines"),
+    ("stacks", "relay", "layer-left.so", "layer-right.so"),
     *([("stacks", "jit")] if platform.machine() == "x86_64" else []),
 )
 
@@ -392,6 +393,9 @@ class Stacks(PadTest):
     def test_one_return_address_far_above_differs(self):
         self.check("twins")
 
+    def test_stacks_that_cannot_be_guessed(self):
+        self.check("shuffled")
+
     def test_a_frame_far_above_changes_its_size(self):
         self.check("moving")
 
@@ -445,6 +449,19 @@ class Records(PadTest):
         self.assertLess(switches() - before, pairs / 20)
         self.finish(trace)
         target.finish()
+
+    @only_pads
+    def test_stacks_that_come_again_are_told_by_number(self):
+        for build in ("storm-O0", "storm-O2"):
+            with self.subTest(build):
+                target = start_ready(self, build, "mixed", 2, 10, 1000)
+                trace = self.attach(target.pid, "-v")
+                target.send(b"n")
+                target.json()
+                trace.finish_trace()
+                told = re.search(r"stacks of recorded calls: .*\(([\d.]+) %\) told by number", trace.err.text())
+                self.assertGreater(float(told.group(1)), 50)
+                target.finish()
 
     def test_the_report_names_the_probe(self):
         for probe in PROBES:
