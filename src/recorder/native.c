@@ -2,10 +2,11 @@
  * Records of native allocator calls: what the pads of arch/record_pad.h tell, with the calling thread's
  * stack.
  *
- * The stack is not copied. The tracer turns the CFI of each return address that it comes to see into a row of
- * a shared table, and the recorder walks by these rows, up to the first frame that is as it was at the
- * thread's last record: same return address, same CFA, and all return addresses above it where they were.
- * Only the frames below it are recorded, mostly none to four. Where a row is missing, or tells that CFI can
+ * The stack is not copied. Most are the one that was guessed, and are told by their number (remembered.h).
+ * The others are walked: the tracer turns the CFI of each return address that it comes to see into a row of a
+ * shared table, and the recorder goes by these rows, up to the first frame that is as it was at the thread's
+ * last walk: same return address, same CFA, and all return addresses above it where they were. Only the
+ * frames below it are recorded, mostly none to four. Where a row is missing, or tells that CFI can
  * do what a row cannot, the thread waits and the tracer looks at its stack.
  *
  * A frame that is found so is the one that the tracer would find: what a row reads are return addresses and

@@ -125,7 +125,7 @@ struct tm_record_block {
 };
 
 /*
- * A native call's stack, as what has changed since the thread's last record of this kind: its `kept`
+ * A native call's stack, as what has changed since the thread's last walk: its `kept`
  * outermost frames are the same, below them stand `fresh` others, most recent first, as return addresses.
  * With TM_RECORD_NO_FRAMES `fresh` counts registers, in the order of enum tm_record_register, and no record
  * before or behind is concerned.
@@ -236,7 +236,7 @@ static inline uint32_t tm_row_far_set(uint64_t return_address)
 	return (uint32_t)(return_address * UINT64_C(0x9e3779b97f4a7c15) >> 48);
 }
 
-/* A frame of a thread's stack as its last record had it. Its return address, the next frame's pc, is at cfa
+/* A frame of a thread's stack as its last walk had it. Its return address, the next frame's pc, is at cfa
  * - 8. */
 struct tm_recorder_frame {
 	uint64_t pc, cfa, fp;

@@ -1,6 +1,6 @@
 /*
  * The calling thread's native stack: calls of an allocator that are going on, and the walk by the tracer's
- * rows up to the first frame that is where it was at the thread's last record. Part of native.c, which says
+ * rows up to the first frame that is where it was at the thread's last walk. Part of native.c, which says
  * why the walk is exact.
  */
 #ifndef TM_RECORDER_STACK_WALK_H

@@ -15,8 +15,8 @@
 #define STACK_GAP                                                                                            \
 	(1u << 20) /* below the main thread's stack the kernel keeps so many bytes free (stack_guard_gap) */
 
-/* A thread's stack as its last record had it: nodes of the call tree, the outermost first. And by number the
-   stacks that it remembers: the innermost nodes. */
+/* A thread's stack as its last record with frames had it: nodes of the call tree, the outermost first. And by
+   number the stacks that it remembers: the innermost nodes. */
 struct stack {
 	struct tm_vector(uint32_t) nodes;
 	uint32_t *remembered; /* NULL: there are none yet */
