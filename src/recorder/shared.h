@@ -200,7 +200,7 @@ enum tm_row_kind {
 #define TM_ROW_CFA_FROM_FP UINT64_C(8)	/* else from the stack pointer */
 #define TM_ROW_FP_SAVED	   UINT64_C(16) /* at CFA + its offset; else it keeps its value */
 #define TM_ROW_IN_CALL	   UINT64_C(32) /* code of an allocator function, or of a pad that waits for one */
-#define TM_ROW_BY_FP	   UINT64_C(64) /* code without CFI, whose frame its frame record may tell of */
+#define TM_ROW_BY_FP	   UINT64_C(64) /* no CFI: passed by its frame record; outermost where fp is 0 */
 #define TM_ROW_OFFSET_MAX  (1 << 23)	/* of either offset, in bytes */
 #define TM_ROW_RECORD_MAX  (UINT64_C(1) << 20) /* bytes from a frame's lower end to its frame record */
 

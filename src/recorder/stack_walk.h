@@ -167,6 +167,8 @@ static inline enum walked pass(struct walk *walk, struct tm_recorder_frame *fram
 
 	if (__builtin_expect(!rule, 0))
 		return MISSING;
+	if (__builtin_expect((rule & TM_ROW_BY_FP) && !walk->fp, 0)) /* ld.so's _start (unwind.c) */
+		rule = tm_row_rule(TM_ROW_OUTERMOST, TM_ROW_CFA_FROM_FP | (rule & TM_ROW_IN_CALL), 0, 0);
 	*frame = (struct tm_recorder_frame){walk->pc, UINT64_MAX - 1, walk->fp, rule};
 	if (tm_row_kind(rule) == TM_ROW_OUTERMOST) {
 		walk->pc = 0;

@@ -418,7 +418,9 @@ static struct tm_error *add_node(struct tm_session *session, uint32_t parent, ui
 	uint32_t frame = tm_tracebacks_frame(tm_tracer_tracebacks(session->tracer), tm_stacks_frame(&walked));
 
 	*node = frame == UINT32_MAX ? UINT32_MAX : tm_call_tree_add(session->native->tree, parent, pc, frame);
-	return *node == UINT32_MAX || !note_by_fp(session->native, parent, *node, !hit.row)
+	/* An outermost frame leads nowhere. */
+	return *node == UINT32_MAX || !note_by_fp(session->native, parent, *node,
+						  !hit.row && parent != TM_CALL_TREE_ROOT)
 		       ? tm_error_out_of_memory()
 		       : NULL;
 }

@@ -700,13 +700,50 @@ Test(native_recorder, frame_records_are_followed_where_there_is_no_cfi)
 	EXPECT_STACK(MAIN, B, C);
 }
 
+/* The frame pointer is what says so (psABI 3.4.1), also when B has saved it. */
+Test(native_recorder, code_without_cfi_is_outermost_where_the_frame_pointer_is_0)
+{
+	const uint64_t by_fp =
+		tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP | TM_ROW_FP_SAVED | TM_ROW_BY_FP, 16, -16);
+	uint64_t record;
+
+	put_rule(C, by_fp);
+	for (unsigned turn = 0; turn < 6; turn++) {
+		STACK(MAIN, A);
+		record = scene.cfa - 16;
+		scene.cfa -= 8 * 6;
+		*word(scene.cfa - 8) = C;
+		push_frame(D);
+		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), turn % 2 ? record : 0));
+		drain();
+		if (turn % 2)
+			EXPECT_STACK(MAIN, A, C, D);
+		else
+			EXPECT_STACK(C, D);
+	}
+	put_rule(B, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(B), -16));
+	for (unsigned turn = 0; turn < 12; turn++) {
+		STACK(MAIN, A);
+		record = scene.cfa - 16;
+		scene.cfa -= 8 * 6;
+		*word(scene.cfa - 8) = C;
+		push_frame(B);
+		*word(scene.cfa + 8 * frame_words(B) - 16) = turn / 4 % 2 ? record : 0;
+		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), 1));
+		drain();
+		if (turn / 4 % 2)
+			EXPECT_STACK(MAIN, A, C, B);
+		else
+			EXPECT_STACK(C, B);
+	}
+}
+
 /* What the unwinder takes for no frame record it has to look at itself. */
 Test(native_recorder, what_is_no_frame_record_is_not_followed)
 {
 	uint64_t fp = push_records(), b_record = *word(fp);
 
 	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp + 4), "it is not aligned");
-	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), 0), "there is none");
 	cr_expect_not(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), scene.cfa - 64),
 		      "it lies below the frame");
 	*word(fp) = b_record + 1;
