@@ -315,7 +315,8 @@ static SELDOM void drop_dead_news(const struct writer *writer, struct walk *walk
 }
 
 /* The stack that was walked, whose record is being written: the next time it is guessed. Of what was met at
-   this place before the record says the number. */
+   this place before the record says the number. (To look for each one, whether it was met here before or not,
+   is worth it only where there are few.) */
 static inline void note_stack(struct writer *writer, const struct returned *call, const struct walk *walk,
 			      struct tm_record_native *record, uint64_t position, uint64_t bytes)
 {
@@ -330,9 +331,11 @@ static inline void note_stack(struct writer *writer, const struct returned *call
 
 	set_last(stack, hash);
 	if (call->block && is_worth(stack, walk)) {
-		if (frames->forgotten == stack->forgotten)
+		bool again = guesses[0]->hash == hash >> 32 || guesses[1]->hash == hash >> 32;
+
+		if (frames->forgotten == stack->forgotten && (again || !frames->crowded))
 			place = find_place(frames, hash);
-		if (!place && (guesses[0]->hash == hash >> 32 || guesses[1]->hash == hash >> 32))
+		if (!place && again)
 			remembered = remember(writer, hash, cfa);
 	}
 	*guesses[0] = *guesses[1] = (struct tm_stack_guess){(uint32_t)(hash >> 32), place};

@@ -212,10 +212,12 @@ static SELDOM struct tm_remembered_stack *remember(struct writer *writer, uint64
 	struct tm_ring_frames *frames = frames_of(writer);
 	const struct tm_recorder_frame *innermost = &frames->known[stack->count];
 	struct tm_remembered_stack *remembered;
+	bool is_full = frames->remembered == TM_REMEMBERED ||
+		       frames->used + FIRST_PLACE + TM_REMEMBERED_WORDS * 5 / 4 > TM_REMEMBERED_ROOM;
 
-	if (frames->forgotten != stack->forgotten || frames->remembered == TM_REMEMBERED ||
-	    frames->used + FIRST_PLACE + TM_REMEMBERED_WORDS * 5 / 4 > TM_REMEMBERED_ROOM)
+	if (frames->forgotten != stack->forgotten || is_full)
 		forget_all(frames, stack->forgotten);
+	frames->crowded |= is_full;
 	remembered = stack_at(frames, frames->used);
 	remembered->hash = hash;
 	remembered->pc = word_at(cfa - 8);

@@ -330,6 +330,7 @@ struct tm_ring_frames {
 	uint64_t hashes[TM_FRAMES_MAX + 1]; /* of each known frame and those above it */
 	uint64_t forgotten;		    /* tm_recorder_stack.forgotten when the rest was right */
 	uint32_t remembered, used;	    /* stacks and room, with place 0 */
+	uint64_t crowded;		    /* not 0: there was no room for another one */
 	_Alignas(64) struct tm_stack_guess
 		guesses[2][TM_GUESSES]; /* behind the last stack, behind the last two */
 	struct tm_stack_guess sets[TM_REMEMBERED_SETS][TM_REMEMBERED_WAYS]; /* all, by their own hashes */
