@@ -235,7 +235,7 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 }
 
 /* The target keeps no descriptor. A forked child does not inherit the pages: its control page is wiped, so
-   that nobody there looks for them. */
+   that nobody there looks for them. Nor does a core dump, which would touch them all: they are gigabytes. */
 static struct tm_error *map_theirs(struct tm_recording *recording, int64_t number)
 {
 	const uint64_t map[6] = {
@@ -246,9 +246,11 @@ static struct tm_error *map_theirs(struct tm_recording *recording, int64_t numbe
 	if (err)
 		return err;
 	recording->shared = (uint64_t)place;
-	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK};
+	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK},
+		       omit[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTDUMP};
 
-	return call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
+	err = call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
+	return err ? err : call(recording, "keep the rings out of core dumps", SYS_madvise, omit, &result);
 }
 
 static struct tm_error *create_file(struct tm_recording *recording)

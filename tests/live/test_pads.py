@@ -463,6 +463,17 @@ class Records(PadTest):
                 self.assertGreater(float(told.group(1)), 50)
                 target.finish()
 
+    @only_pads
+    def test_rings_are_neither_inherited_nor_dumped(self):
+        target = start_ready(self, "calls-O2")
+        trace = self.attach(target.pid)
+        with open(f"/proc/{target.pid}/smaps") as smaps:
+            rings = smaps.read().partition("/memfd:tmtrace")[2]
+        flags = re.search(r"^VmFlags: (.*)$", rings, re.M).group(1).split()
+        self.assertLessEqual({"dc", "dd"}, set(flags), "dontcopy, dontdump")
+        trace.finish_trace()
+        target.kill()
+
     def test_the_report_names_the_probe(self):
         for probe in PROBES:
             target = start_ready(self, "calls-O2")
