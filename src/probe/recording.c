@@ -234,18 +234,51 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 	return err ? err : tm_ring_reader_create(recording->memory, &recording->reader);
 }
 
+/* Are new mappings locked into memory, and so touched as a whole (mlockall(2), MCL_FUTURE)? Nothing says so
+   but the region, if it is new. */
+static bool may_be_locked(const struct tm_recording *recording)
+{
+	struct tm_thread *thread;
+	uint64_t locked = 0; /* KiB */
+	size_t i = 0;
+
+	thread = tm_target_next_thread(recording->target, &i);
+	return !recording->fresh || !thread ||
+	       !tm_procfs_status_number(thread->tgid, thread->tid, "VmLck", 10, &locked) || locked;
+}
+
+/* Pages that cannot be read are not touched by a lock. */
+static struct tm_error *unlock(struct tm_recording *recording)
+{
+	const uint64_t all[6] = {recording->shared, TM_SHARED_SIZE},
+		       open[6] = {recording->shared, TM_SHARED_SIZE, PROT_READ | PROT_WRITE};
+	int64_t result;
+	struct tm_error *err = call(recording, "unlock the rings", SYS_munlock, all, &result);
+
+	return err ? err : call(recording, "open the rings", SYS_mprotect, open, &result);
+}
+
 /* The target keeps no descriptor. A forked child does not inherit the pages: its control page is wiped, so
    that nobody there looks for them. Nor does a core dump, which would touch them all: they are gigabytes. */
 static struct tm_error *map_theirs(struct tm_recording *recording, int64_t number)
 {
-	const uint64_t map[6] = {
-		0, TM_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, (uint64_t)number, 0};
+	bool locked = may_be_locked(recording);
+	const uint64_t map[6] = {0,
+				 TM_SHARED_SIZE,
+				 locked ? PROT_NONE : PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_NORESERVE,
+				 (uint64_t)number,
+				 0};
 	int64_t result, place;
 	struct tm_error *err = call(recording, "map the rings", SYS_mmap, map, &place);
 
 	if (err)
 		return err;
 	recording->shared = (uint64_t)place;
+	if (locked)
+		err = unlock(recording);
+	if (err)
+		return err;
 	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK},
 		       omit[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTDUMP};
 

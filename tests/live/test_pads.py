@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import signal
+import sys
 import unittest
 
 from support import LONG, LiveTest, attach, code_of, launch, main, run_tmtrace, start_ready
@@ -18,7 +19,7 @@ from support.case import TOTALS
 from support.counting import FIXED_LAYOUT, fixed_environment
 from support.environment import fixture, program
 from support.memory import executable_mappings
-from support.process import Target, status_field
+from support.process import Process, Target, status_field
 from support.tracer import ERROR
 from support.uprobe import Uprobe, symbol
 from test_totals import PERL, PYTHON, SQL, make_repository
@@ -472,6 +473,19 @@ class Records(PadTest):
         flags = re.search(r"^VmFlags: (.*)$", rings, re.M).group(1).split()
         self.assertLessEqual({"dc", "dd"}, set(flags), "dontcopy, dontdump")
         trace.finish_trace()
+        target.kill()
+
+    @only_pads
+    def test_a_target_that_locks_its_memory_does_not_hold_all_of_the_rings(self):
+        """MCL_FUTURE: each mapping that comes is touched as a whole. They have gigabytes."""
+        lock = "import ctypes, sys; print(ctypes.CDLL(None).mlockall(2), flush=True); sys.stdin.read()"
+        target = Process(self, [sys.executable, "-c", lock])
+        if target.line(20).strip() != "0":
+            self.skipTest("memory may not be locked")
+        for _ in range(2):
+            trace = self.attach(target.pid)
+            self.assertLess(int(status_field(target.pid, "RssShmem").split()[0]), 64 << 10)
+            self.finish(trace)
         target.kill()
 
     def test_the_report_names_the_probe(self):
