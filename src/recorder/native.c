@@ -279,8 +279,7 @@ static inline struct tm_record_native *put_frames(struct writer *writer, const s
 }
 
 /* What does not fit into the call's own record goes before it, from the outermost frame on. */
-static __attribute__((noinline, cold)) void put_outer_frames(struct writer *writer,
-							     const struct returned *call, struct walk *walk)
+static SELDOM void put_outer_frames(struct writer *writer, const struct returned *call, struct walk *walk)
 {
 	while (walk->fresh > TM_FRESH_MAX) {
 		uint64_t position, bytes;
@@ -448,7 +447,7 @@ static __attribute__((noinline)) bool put_by_walk(struct writer writer, struct r
 }
 
 /* Its beginning was recorded, so its end must be. */
-static __attribute__((noinline, cold)) void end_unsampled_resize(const struct returned *call)
+static SELDOM void end_unsampled_resize(const struct returned *call)
 {
 	struct writer writer;
 

@@ -217,7 +217,7 @@ static void add_code(uint64_t code)
 }
 
 /* False: it is too large for a record, or of a form that is not known; the tracer has to look. */
-static __attribute__((noinline, cold)) bool put_code(struct writer *writer, uint64_t code)
+static SELDOM bool put_code(struct writer *writer, uint64_t code)
 {
 	struct tm_record_code *record;
 	struct extent extents[PIECES];

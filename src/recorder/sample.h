@@ -39,7 +39,7 @@ static uint64_t negative_log2(uint64_t u)
 }
 
 /* Bytes to the next point of the process: exponentially distributed. */
-static __attribute__((noinline, cold)) void draw_interval(struct tm_recorder_thread *thread)
+static SELDOM void draw_interval(struct tm_recorder_thread *thread)
 {
 	unsigned __int128 nats = (unsigned __int128)negative_log2(next_random(thread)) * LN2;
 	uint64_t bytes = (uint64_t)(nats * control->sample >> 2 * FRACTION_BITS);

@@ -618,48 +618,60 @@ Test(native_recorder, frame_pointers_are_followed)
 	EXPECT_STACK(MAIN, A, B);
 }
 
+static void put_rules_of_saved_fp(void)
+{
+	put_rule(A, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
+	put_rule(B, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(B), -16));
+}
+
+/* A's CFA, and thus who has called it, is told by B's saved word alone: D, or D's caller. */
+static void expect_by_saved_fp(bool skips_d)
+{
+	uint64_t b_cfa;
+
+	STACK(MAIN, C, D, A);
+	b_cfa = scene.cfa;
+	push_frame(B);
+	*word(b_cfa - 16) = b_cfa + 8 * frame_words(A) - 16 + (skips_d ? 8 * frame_words(D) : 0);
+	cr_assert(allocate(0x5000, 24));
+	drain();
+	if (skips_d)
+		EXPECT_STACK(MAIN, C, A, B);
+	else
+		EXPECT_STACK(MAIN, C, D, A, B);
+}
+
 /* The same frames at the same places, but what a frame has saved of the frame pointer leads elsewhere. */
 Test(native_recorder, a_frame_pointer_that_has_changed_is_seen)
 {
-	uint64_t b_cfa, saved;
-
-	put_rule(A, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
-	put_rule(B, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(B), -16));
-	for (unsigned distance = 0; distance < 2; distance++) {
-		/* A's CFA, and thus who has called it, is told by B's saved word alone. */
-		STACK(MAIN, C, D, A);
-		saved = scene.cfa + 8 * frame_words(A) - 16;
-		if (distance)
-			saved += 8 * frame_words(D); /* D's caller, D skipped */
-		b_cfa = scene.cfa;
-		push_frame(B);
-		*word(b_cfa - 16) = saved;
-		cr_assert(allocate(0x5000, 24));
-		drain();
-		if (distance)
-			EXPECT_STACK(MAIN, C, A, B);
-		else
-			EXPECT_STACK(MAIN, C, D, A, B);
-	}
+	put_rules_of_saved_fp();
+	for (unsigned turn = 0; turn < 2; turn++)
+		expect_by_saved_fp(turn % 2);
 }
 
-/* The same frames at the same places: only the register, which B has kept, tells where C's CFA is. */
+/* Only the register, which B has kept, tells where C's CFA is. Returns it. */
+static uint64_t expect_by_fp_of_call(bool skips_d)
+{
+	uint64_t fp;
+
+	STACK(MAIN, A, D, C);
+	fp = scene.cfa + 8 * frame_words(C) - 16 + (skips_d ? 8 * frame_words(D) : 0);
+	push_frame(B);
+	cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
+	drain();
+	if (skips_d)
+		EXPECT_STACK(MAIN, A, C, B);
+	else
+		EXPECT_STACK(MAIN, A, D, C, B);
+	return fp;
+}
+
+/* The same frames at the same places. */
 Test(native_recorder, another_frame_pointer_of_the_call_is_seen)
 {
 	put_rule(C, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
-	for (unsigned distance = 0; distance < 2; distance++) {
-		uint64_t fp;
-
-		STACK(MAIN, A, D, C);
-		fp = scene.cfa + 8 * frame_words(C) - 16 + distance * 8 * frame_words(D);
-		push_frame(B);
-		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
-		drain();
-		if (distance)
-			EXPECT_STACK(MAIN, A, C, B);
-		else
-			EXPECT_STACK(MAIN, A, D, C, B);
-	}
+	for (unsigned turn = 0; turn < 2; turn++)
+		expect_by_fp_of_call(turn % 2);
 }
 
 /* B and C have no CFI: their frames are told by frame records, linked by the frame pointer. */
@@ -840,25 +852,11 @@ Test(native_recorder, the_same_call_elsewhere_is_not_the_remembered_one)
 	EXPECT_STACK(MAIN, C, B);
 }
 
-/* As in a_frame_pointer_that_has_changed_is_seen. */
 Test(native_recorder, saved_frame_pointers_of_a_remembered_stack_are_compared)
 {
-	put_rule(A, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
-	put_rule(B, tm_row_rule(TM_ROW_STEP, TM_ROW_FP_SAVED, 8 * frame_words(B), -16));
+	put_rules_of_saved_fp();
 	for (unsigned turn = 0; turn < 4; turn++) {
-		uint64_t b_cfa, saved;
-
-		STACK(MAIN, C, D, A);
-		saved = scene.cfa + 8 * frame_words(A) - 16 + (turn % 2 ? 8 * frame_words(D) : 0);
-		b_cfa = scene.cfa;
-		push_frame(B);
-		*word(b_cfa - 16) = saved;
-		cr_assert(allocate(0x5000, 24));
-		drain();
-		if (turn % 2)
-			EXPECT_STACK(MAIN, C, A, B);
-		else
-			EXPECT_STACK(MAIN, C, D, A, B);
+		expect_by_saved_fp(turn % 2);
 		make_remembered(FP_OF_CALL);
 	}
 }
@@ -871,20 +869,8 @@ Test(native_recorder, the_frame_pointer_of_the_call_is_compared_where_it_matters
 	expect_allocated(true);
 
 	put_rule(C, tm_row_rule(TM_ROW_STEP, TM_ROW_CFA_FROM_FP, 16, 0));
-	for (unsigned turn = 0; turn < 4; turn++) {
-		uint64_t fp;
-
-		STACK(MAIN, A, D, C);
-		fp = scene.cfa + 8 * frame_words(C) - 16 + turn % 2 * 8 * frame_words(D);
-		push_frame(B);
-		cr_assert(tm_native_leave(0x5000, push_words(MALLOC, 24, 24), fp));
-		drain();
-		if (turn % 2)
-			EXPECT_STACK(MAIN, A, C, B);
-		else
-			EXPECT_STACK(MAIN, A, D, C, B);
-		make_remembered(fp);
-	}
+	for (unsigned turn = 0; turn < 4; turn++)
+		make_remembered(expect_by_fp_of_call(turn % 2));
 }
 
 static void allocate_by_new(uint64_t size)
