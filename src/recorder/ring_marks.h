@@ -25,9 +25,10 @@ struct ring {
 	uint64_t published; /* head->tail */
 	uint64_t stuck_at,
 		stuck_since; /* a position that was not committed, and when that was seen first (ns) */
-	unsigned index, hole_count;
+	unsigned index, hole_count, left_out_count;
 	bool closed;
-	struct hole holes[HOLES]; /* in the order of their positions */
+	struct hole holes[HOLES];	/* in the order of their positions */
+	uint64_t left_out[TM_LEFT_OUT]; /* head->left_out */
 };
 
 static inline uint64_t load(const uint64_t *word)
@@ -155,13 +156,12 @@ static inline bool parts_fit(const struct tm_record_header *header, const struct
 static inline bool makes_sense(const struct ring *ring, uint64_t position, const struct mark *mark)
 {
 	if (mark->kind >= TM_ARRAY_SIZE(kinds) || !kinds[mark->kind].least ||
-	    mark->size < kinds[mark->kind].least || mark->size > TM_RECORD_MAX ||
-	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES | TM_RECORD_NESTED) ||
-	    mark->size > ring->end - position)
+	    mark->size < kinds[mark->kind].least || mark->size > ring->end - position ||
+	    mark->flags > (TM_RECORD_LOOK | TM_RECORD_NO_FRAMES | TM_RECORD_NESTED))
 		return false;
 	if (mark->kind == TM_RECORD_FILLER)
-		return true; /* it alone may cross the ring's end */
-	return position % TM_RING_SIZE + mark->size <= TM_RING_SIZE &&
+		return true; /* it alone may be large, and may cross the ring's end */
+	return mark->size <= TM_RECORD_MAX && position % TM_RING_SIZE + mark->size <= TM_RING_SIZE &&
 	       parts_fit(header_at(ring, position), mark);
 }
 

@@ -21,11 +21,12 @@
 #include "base/clock.h"
 #include "recorder/ring_marks.h"
 
-#define MARGIN	  (UINT64_C(1) << 17)  /* ticks */
-#define PUBLISH	  (UINT64_C(64) << 10) /* so much is read before the writer is told: it is its line too */
-#define AHEAD	  512u		       /* bytes that are asked for before they are needed */
-#define ANNOUNCED 384u		       /* bytes: some ten records */
-#define WORD	  64u
+#define MARGIN	     (UINT64_C(1) << 17)  /* ticks */
+#define PUBLISH	     (UINT64_C(64) << 10) /* so much is read before the writer is told: it is its line too */
+#define AHEAD	     512u		  /* bytes that are asked for before they are needed */
+#define ANNOUNCED    384u		  /* bytes: some ten records */
+#define WORD	     64u
+#define LEFT_OUT_MAX (TM_RING_SIZE / 4)
 
 struct candidate {
 	uint64_t time;
@@ -65,11 +66,27 @@ static uint64_t ticks(void)
 
 /* ---- giving records ---- */
 
-/* What lies before the first hole was read. */
+static bool lies_in(const struct hole *hole, uint64_t left_out)
+{
+	return hole->start - tm_left_out_start(left_out) < tm_left_out_size(left_out);
+}
+
+static bool is_left_out(const struct ring *ring, const struct hole *hole)
+{
+	for (unsigned i = 0; i < TM_LEFT_OUT; i++)
+		if (lies_in(hole, ring->left_out[i]))
+			return true;
+	return false;
+}
+
+/* What lies before the first hole was read, but for places that the writer leaves out. */
 static void publish(struct ring *ring, uint64_t position)
 {
-	uint64_t tail = ring->hole_count ? ring->holes[0].start : position;
+	uint64_t tail = position;
 
+	for (unsigned i = ring->hole_count; i-- > 0;)
+		if (!is_left_out(ring, &ring->holes[i]))
+			tail = ring->holes[i].start;
 	if (tail == ring->published)
 		return;
 	ring->published = tail;
@@ -223,14 +240,53 @@ static void drop_dead_holes(struct tm_ring_reader *reader, struct ring *ring)
 	struct mark mark;
 
 	for (unsigned i = 0; i < ring->hole_count;) {
-		struct hole *hole = &ring->holes[i];
-		bool dead = hole->end <= abandoned || ring->position - hole->start > TM_RING_SIZE / 2;
+		const struct hole *hole = &ring->holes[i];
 
-		if (dead && !scan(ring, hole->start, hole->end, &at, &mark))
+		if (hole->end <= abandoned && !scan(ring, hole->start, hole->end, &at, &mark))
 			drop_hole(reader, ring, i);
 		else
 			i++;
 	}
+}
+
+/* The ring's room goes round without it. Where it cannot, the thread will wait, and end the recording. */
+static void leave_out(struct ring *ring, const struct hole *hole)
+{
+	for (unsigned i = 0; i < TM_LEFT_OUT && hole->end - hole->start <= LEFT_OUT_MAX; i++) {
+		if (ring->left_out[i])
+			continue;
+		ring->left_out[i] = tm_left_out(hole->start, hole->end - hole->start);
+		ring->left_out_count++;
+		store(&ring->head->left_out[i], ring->left_out[i]);
+		return;
+	}
+}
+
+/* Places whose hole is gone belong to the ring again. */
+static void take_back_places(struct ring *ring)
+{
+	for (unsigned i = 0; i < TM_LEFT_OUT; i++) {
+		bool has_hole = false;
+
+		for (unsigned k = 0; k < ring->hole_count; k++)
+			has_hole = has_hole || lies_in(&ring->holes[k], ring->left_out[i]);
+		if (has_hole || !ring->left_out[i])
+			continue;
+		ring->left_out[i] = 0;
+		ring->left_out_count--;
+		store(&ring->head->left_out[i], 0);
+	}
+}
+
+/* Of a ring that had some when it was looked at last. */
+static void tend_holes(struct tm_ring_reader *reader, struct ring *ring)
+{
+	drop_dead_holes(reader, ring);
+	for (unsigned i = 0; i < ring->hole_count; i++)
+		if (ring->position - ring->holes[i].start > TM_RING_SIZE / 2 &&
+		    !is_left_out(ring, &ring->holes[i]))
+			leave_out(ring, &ring->holes[i]);
+	take_back_places(ring);
 }
 
 /* ---- where a ring stands ---- */
@@ -289,6 +345,17 @@ static bool step_behind(struct tm_ring_reader *reader, struct ring *ring)
 	return true;
 }
 
+/* Does its thread, in a handler that has interrupted it, wait for an answer? */
+static bool wants_look(const struct ring *ring)
+{
+	struct mark mark;
+
+	for (uint64_t at = ring->position; scan(ring, at, ring->end, &at, &mark); at += mark.size)
+		if (mark.flags & TM_RECORD_LOOK)
+			return true;
+	return false;
+}
+
 enum front { FRONT_RECORD, FRONT_NOTHING, FRONT_HOLDS };
 
 /* Goes to the next valid record, over fillers and what is not waited for. */
@@ -310,7 +377,7 @@ static enum front find_front(struct pass *pass, struct ring *ring)
 		}
 		if (pass_over(reader, ring))
 			continue;
-		if (!pass->draining && !is_late(pass, ring))
+		if (!pass->draining && !is_late(pass, ring) && !wants_look(ring))
 			return FRONT_HOLDS;
 		if (!step_behind(reader, ring))
 			break;
@@ -466,8 +533,8 @@ static bool open_ring(struct tm_ring_reader *reader, struct ring *ring)
 		return false;
 	}
 	ring->end = head;
-	if (ring->hole_count)
-		drop_dead_holes(reader, ring);
+	if (ring->hole_count || ring->left_out_count)
+		tend_holes(reader, ring);
 	return head != ring->position || ring->hole_count;
 }
 

@@ -17,7 +17,9 @@
  * A record never crosses the ring's end: one that would is turned into a filler. Before reserving, a thread
  * makes sure of TM_RING_SLACK bytes more than it needs: signal handlers that come between take from those.
  * A full ring makes the thread wait, at most control.patience; then recording ends for good in the whole
- * process, and shared.lost says so. The same words end it when the tracer goes away.
+ * process, and shared.lost says so. The same words end it when the tracer goes away. Where a thread is kept
+ * from committing a record by handlers that record more than a ring holds, the room goes round without that
+ * record's place (tm_ring_head.left_out).
  *
  * Order between rings is that of the time stamp counter: a block's allocation is stamped when the allocator
  * has returned, its free before the allocator is called.
@@ -32,9 +34,10 @@
 
 #define TM_RING_SIZE   (UINT64_C(1) << 20)
 #define TM_RING_SLACK  (UINT64_C(64) << 10)
-#define TM_RINGS       1024u /* threads that record at a time; a power of two */
-#define TM_RECORD_UNIT 16u   /* positions and sizes of records are multiples of it */
-#define TM_RECORD_MAX  (UINT64_C(16) << 10)
+#define TM_RINGS       1024u		    /* threads that record at a time; a power of two */
+#define TM_RECORD_UNIT 16u		    /* positions and sizes of records are multiples of it */
+#define TM_RECORD_MAX  (UINT64_C(16) << 10) /* but for fillers */
+#define TM_LEFT_OUT    8u		    /* places that a ring goes round without */
 
 /* ---- records ---- */
 
@@ -321,7 +324,26 @@ struct tm_ring_head {
 	   long as the pointer is not below stack_low. The tracer's, changed while the thread waits for a
 	   look: the thread may jump out of that, so stack_high is 0 until both are right. */
 	uint64_t stack_low, stack_high;
+	/* Places before the tail that a record may still be written to, so that nothing else may on any later
+	   lap: tm_left_out(), or 0. The tracer's, there before the tail goes past one. */
+	uint64_t left_out[TM_LEFT_OUT];
 };
+
+/* A place of less than a ring's size: where it starts, and its size. */
+static inline uint64_t tm_left_out(uint64_t start, uint64_t size)
+{
+	return start / TM_RECORD_UNIT << 16 | size / TM_RECORD_UNIT;
+}
+
+static inline uint64_t tm_left_out_start(uint64_t left_out)
+{
+	return (left_out >> 16) * TM_RECORD_UNIT;
+}
+
+static inline uint64_t tm_left_out_size(uint64_t left_out)
+{
+	return (left_out & 0xffff) * TM_RECORD_UNIT;
+}
 
 /* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them
    as many more, for the walk, and the stacks that it remembers. */
@@ -404,7 +426,7 @@ struct tm_recorder_thread {
 	uint64_t inside;
 	uint64_t ring; /* addresses of its struct tm_ring_head (0: shared.used has no bit for it yet), */
 	uint64_t bytes, frames; /* of its ring, and of its struct tm_ring_frames */
-	uint64_t tail;		/* of its ring, as last read */
+	uint64_t room;		/* the position up to which its ring was seen to be free */
 	uint64_t state; /* the PyThreadState that the thread had when it last held the interpreter's lock */
 	struct tm_recorder_stack stack;
 	int64_t sample_left; /* bytes until the next call is in the sample */

@@ -68,18 +68,33 @@ static uint64_t spent_since(uint64_t *last)
 	return spent < 0 ? 0 : (uint64_t)spent > longest ? longest : (uint64_t)spent;
 }
 
-/* What a thread waits for: a word, or its record's answer. */
+/* What a thread waits for: that the tail is there, or its record's answer. */
 struct wait {
-	const uint64_t *word;
-	uint64_t at_least;
+	const struct tm_ring_head *ring;
+	uint64_t tail;
 	const struct tm_record_header *asked; /* NULL: no record */
 };
 
-/* The record stands where it was until the word has passed it. */
+static bool is_left_out(const struct tm_ring_head *ring, uint64_t position)
+{
+	for (unsigned i = 0; i < TM_LEFT_OUT; i++) {
+		uint64_t left_out = load(&ring->left_out[i]);
+
+		if (position - tm_left_out_start(left_out) < tm_left_out_size(left_out))
+			return true;
+	}
+	return false;
+}
+
+/* The record stands where it was until the tail has passed it, or it is left out no more. */
 static bool is_over(const struct wait *wait)
 {
-	return load(wait->word) >= wait->at_least ||
-	       (wait->asked && __atomic_load_n(&wait->asked->flags, __ATOMIC_ACQUIRE) & TM_RECORD_ANSWERED);
+	bool passed = load(&wait->ring->tail) >= wait->tail;
+
+	if (!wait->asked)
+		return passed;
+	return __atomic_load_n(&wait->asked->flags, __ATOMIC_ACQUIRE) & TM_RECORD_ANSWERED ||
+	       (passed && !is_left_out(wait->ring, wait->tail - TM_RECORD_UNIT));
 }
 
 static bool wait_until_over(const struct wait *wait)
@@ -104,15 +119,77 @@ static bool wait_until_over(const struct wait *wait)
 	}
 }
 
-bool tm_writer_wait(const uint64_t *word, uint64_t at_least)
-{
-	return wait_until_over(&(struct wait){word, at_least, NULL});
-}
-
 void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_header *asked, uint64_t behind)
 {
 	__atomic_fetch_add(&shared_words()->doorbell, 1, __ATOMIC_RELEASE);
-	wait_until_over(&(struct wait){&writer->ring->tail, behind, asked});
+	wait_until_over(&(struct wait){writer->ring, behind, asked});
+}
+
+/* ---- room ---- */
+
+/* Where a place that is left out comes next, from `position` on. */
+static uint64_t next_lap(uint64_t left_out, uint64_t position)
+{
+	uint64_t start = tm_left_out_start(left_out);
+
+	return position + (start - position) % TM_RING_SIZE;
+}
+
+/* The first one from `position` on; UINT64_MAX: none. */
+static uint64_t find_left_out(const struct tm_ring_head *ring, uint64_t position, uint64_t *behind)
+{
+	uint64_t first = UINT64_MAX;
+
+	for (unsigned i = 0; i < TM_LEFT_OUT; i++) {
+		uint64_t left_out = load(&ring->left_out[i]), start = next_lap(left_out, position);
+
+		if (!left_out || start >= first)
+			continue;
+		first = start;
+		*behind = start + tm_left_out_size(left_out);
+	}
+	return first;
+}
+
+/* The head goes behind a place that is left out, unless a handler was quicker. */
+static void fill(struct tm_recorder_thread *thread, uint64_t head, uint64_t behind)
+{
+	struct tm_ring_head *ring = (struct tm_ring_head *)thread->ring;
+	struct tm_record_header *header = (struct tm_record_header *)(thread->bytes + head % TM_RING_SIZE);
+	uint64_t present = head;
+
+	if (!__atomic_compare_exchange_n(&ring->head, &present, behind, false, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	header->time = 0;
+	commit(header, head, TM_RECORD_FILLER, 0, behind - head);
+}
+
+/*
+ * What is free reaches from the head to the tail's next lap, or to a place that is left out. The places are
+ * loaded behind the tail: it has not passed one that is not seen. TM_RING_SLACK keeps the head before a
+ * place, so that a filler's header has room.
+ */
+bool tm_writer_make_room(struct tm_recorder_thread *thread, uint64_t size)
+{
+	const struct tm_ring_head *ring = (const struct tm_ring_head *)thread->ring;
+
+	for (;;) {
+		uint64_t head = load(&ring->head), end = load(&ring->tail) + TM_RING_SIZE, behind = head;
+		uint64_t left_out = find_left_out(ring, head, &behind);
+		bool in_the_way = left_out < head + size + TM_RING_SLACK;
+		uint64_t wanted = (in_the_way ? behind : head) + size + TM_RING_SLACK;
+
+		if (wanted > end) {
+			if (!wait_until_over(&(struct wait){ring, wanted - TM_RING_SIZE, NULL}))
+				return false;
+		} else if (in_the_way) {
+			fill(thread, head, behind);
+		} else {
+			thread->room = left_out < end ? left_out : end;
+			return true;
+		}
+	}
 }
 
 /* ---- the thread's ring ---- */
@@ -138,7 +215,7 @@ static struct tm_recorder_thread *claim(uint64_t pointer)
 							 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 				continue;
 			store(&thread->inside, 0);
-			thread->state = thread->tail = thread->ring = 0;
+			thread->state = thread->room = thread->ring = 0;
 			forget_stack(&thread->stack);
 			thread->random = 0;
 			return thread;

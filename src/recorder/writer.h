@@ -116,11 +116,11 @@ struct writer {
 
 /* ---- writer.c ---- */
 
-/* Until the tracer has brought the word to `at_least`. False: recording is over (also in a child that was
-   forked in the midst of it, whose control page was wiped). */
-bool tm_writer_wait(const uint64_t *word, uint64_t at_least);
 /* Rings the doorbell and waits until the tracer has answered the record, which ends at `behind`. */
 void tm_writer_wait_for_look(struct writer *writer, const struct tm_record_header *asked, uint64_t behind);
+/* Until the thread's ring has room for `size` bytes, and TM_RING_SLACK, behind its head. False: recording is
+   over (also in a child that was forked in the midst of it, whose control page was wiped). */
+bool tm_writer_make_room(struct tm_recorder_thread *thread, uint64_t size);
 /* The calling thread's entry, claimed if it has none; NULL: no ring is left for it. */
 struct tm_recorder_thread *tm_writer_search_thread(uint64_t pointer);
 void tm_writer_take_ring(struct tm_recorder_thread *thread);
@@ -198,15 +198,8 @@ static inline void commit(struct tm_record_header *header, uint64_t position, un
 
 static inline bool has_room(struct writer *writer, uint64_t size)
 {
-	uint64_t wanted = writer->ring->head + size + TM_RING_SLACK;
-
-	if (__builtin_expect(wanted <= writer->thread->tail + TM_RING_SIZE, 1))
-		return true;
-	if (wanted > load(&writer->ring->tail) + TM_RING_SIZE &&
-	    !tm_writer_wait(&writer->ring->tail, wanted - TM_RING_SIZE))
-		return false;
-	writer->thread->tail = load(&writer->ring->tail);
-	return true;
+	return __builtin_expect(writer->ring->head + size + TM_RING_SLACK <= writer->thread->room, 1) ||
+	       tm_writer_make_room(writer->thread, size);
 }
 
 /* A place for a record of `size` bytes (a multiple of TM_RECORD_UNIT); NULL: recording is over. */

@@ -23,13 +23,15 @@
 #define OUTER	   UINT64_C(0x1000000)
 #define NESTED	   UINT64_C(0x2000000)
 #define AFTERWARDS UINT64_C(0x3000000)
+#define FLOOD	   UINT64_C(0xf000000)
+#define FLOODED	   40000u /* records: three rings of them */
 #define CODE(i)	   ((uint64_t)&scene.codes[i])
 #define STACK	   (64u << 10)
 #define SEEN	   4096u
 #define INT3	   0xcc
 
 /* What happens at an instruction. */
-enum happening { HANDLER_RECORDS, JUMPS_OUT, IS_DISABLED, LOSES_ITS_RINGS };
+enum happening { HANDLER_RECORDS, HANDLER_FLOODS, JUMPS_OUT, IS_DISABLED, LOSES_ITS_RINGS };
 
 static struct scene {
 	struct plant plant;
@@ -38,7 +40,7 @@ static struct scene {
 	size_t told;			   /* records of code */
 	struct tm_record_sink sink;
 	uint64_t seen[SEEN], kinds[SEEN];
-	size_t seen_count, passed;
+	size_t seen_count, passed, flood;
 	enum happening happening;
 	uint64_t places[1024]; /* the instructions that a call executes, in the order of their first execution
 				*/
@@ -55,6 +57,10 @@ static struct tm_error *see(void *context, unsigned ring, const struct tm_record
 	(void)context, (void)ring;
 	if (record->kind == TM_RECORD_CODE) {
 		scene.told++;
+		return NULL;
+	}
+	if (((const struct tm_record_free *)record)->block == FLOOD) {
+		scene.flood++;
 		return NULL;
 	}
 	cr_assert_lt(scene.seen_count, SEEN);
@@ -93,6 +99,16 @@ static uint64_t where_inside(void)
 	return thread ? thread->inside : 0;
 }
 
+/* More than the ring holds, some times. */
+static void flood(void)
+{
+	for (unsigned i = 0; i < FLOODED; i++) {
+		scene.plant.leave(FLOOD, 1, 0, PLANT_MALLOC);
+		if (i % 64 == 0)
+			drain();
+	}
+}
+
 static void happen(void)
 {
 	uint64_t inside;
@@ -104,6 +120,9 @@ static void happen(void)
 		scene.plant.leave(NESTED + scene.at * 16, 1, 0, PLANT_MALLOC);
 		cr_expect(!inside || where_inside() == inside, "the outer call is still inside");
 		pass(); /* while the outer call stands still */
+		break;
+	case HANDLER_FLOODS:
+		flood();
 		break;
 	case JUMPS_OUT:
 		siglongjmp(scene.outside, 1);
@@ -244,6 +263,29 @@ Test(recorder, a_handler_may_come_between_any_two_instructions)
 {
 	expect_handlers_to_be_nested(false, 0);
 	expect_handlers_to_be_nested(true, 0);
+}
+
+/* However long it does not come on, an interrupted record has its place. */
+static void expect_floods_to_lose_nothing(bool fresh)
+{
+	begin_at_places(fresh);
+	scene.flood = 0;
+	trap(on_breakpoint, 0);
+	for (unsigned at = 0; at < scene.place_count; at++)
+		call_through(HANDLER_FLOODS, at);
+	drain();
+	expect_once("the interrupted call", OUTER);
+	cr_expect_eq(scene.flood, scene.place_count * FLOODED);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.plant.reader), 0);
+	cr_expect_eq(tm_ring_reader_broken(scene.plant.reader), 0);
+	cr_expect_eq(scene.plant.shared->lost, 0);
+	plant_close(&scene.plant);
+}
+
+Test(recorder, a_handler_may_record_more_than_the_ring_holds)
+{
+	expect_floods_to_lose_nothing(false);
+	expect_floods_to_lose_nothing(true);
 }
 
 static void *on_a_stack_below_the_signal_stack(void *memory)

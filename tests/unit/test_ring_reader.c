@@ -414,21 +414,83 @@ Test(ring_reader, a_look_in_a_hole_is_answered_too)
 	cr_expect(is_answered(0, hole));
 }
 
-Test(ring_reader, a_hole_that_is_never_filled_does_not_keep_the_ring_s_room)
+/* So much that a hole before it keeps the ring's room no more. */
+static void put_half_a_ring(void)
 {
-	reserve(0, 32);
+	for (unsigned i = 0; i <= TM_RING_SIZE / TM_RECORD_MAX / 2; i++)
+		put_filler(0, TM_RECORD_MAX);
+	pass();
+	pass();
+}
+
+Test(ring_reader, a_hole_that_is_not_filled_does_not_keep_the_ring_s_room)
+{
+	uint64_t hole = reserve(0, 32);
+
 	put(0, SOON, 1);
 	pass_for(TM_RING_HOLD_MS);
-	for (unsigned i = 0; i < 40; i++)
-		put_filler(0, TM_RECORD_MAX / 2);
+	put_filler(0, TM_RECORD_MAX);
 	pass();
-	cr_expect_eq(ring_head(0)->tail, 0);
-	for (unsigned i = 0; i < 40; i++)
-		put_filler(0, TM_RECORD_MAX / 2);
-	pass();
-	pass();
+	cr_expect_eq(ring_head(0)->tail, hole);
+	put_half_a_ring();
 	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head);
+	cr_expect_eq(ring_head(0)->left_out[0], tm_left_out(hole, 32));
 	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 1);
+}
+
+Test(ring_reader, a_place_that_is_left_out_is_given_and_belongs_to_the_ring_again)
+{
+	uint64_t first, second;
+
+	put(0, SOON, 0);
+	first = reserve(0, 32), second = reserve(0, 48);
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	for (unsigned i = 0; i < 5; i++)
+		put_half_a_ring();
+	cr_expect_eq(ring_head(0)->left_out[0], tm_left_out(first, 80));
+	commit_free(0, first, SOON, 2, TM_RECORD_LOOK);
+	pass();
+	expect("0 1 2");
+	cr_expect(is_answered(0, first));
+	put_half_a_ring();
+	cr_expect_eq(ring_head(0)->left_out[0], tm_left_out(first, 80), "the other half of it is open");
+	cr_expect_eq(ring_head(0)->tail, ring_head(0)->head);
+	commit_free(0, second, SOON, 3, 0);
+	commit(0, second, TM_RECORD_FREE, 0, 48);
+	pass();
+	expect("0 1 2 3");
+	pass();
+	cr_expect_eq(ring_head(0)->left_out[0], 0);
+	cr_expect_eq(tm_ring_reader_abandoned(scene.reader), 0);
+}
+
+Test(ring_reader, a_hole_that_is_too_large_to_be_left_out_keeps_the_room)
+{
+	uint64_t hole = reserve(0, TM_RING_SIZE / 4 + TM_RECORD_UNIT);
+
+	put(0, SOON, 1);
+	pass_for(TM_RING_HOLD_MS);
+	put_half_a_ring();
+	cr_expect_eq(ring_head(0)->tail, hole);
+	cr_expect_eq(ring_head(0)->left_out[0], 0);
+}
+
+Test(ring_reader, what_waits_for_a_look_behind_a_hole_is_given_at_once)
+{
+	uint64_t hole = reserve(0, 32), look;
+
+	put(0, SOON, 1);
+	pass();
+	expect("");
+	look = reserve(0, 32);
+	commit_free(0, look, SOON + 1, 2, TM_RECORD_LOOK);
+	pass();
+	expect("1 2");
+	cr_expect(is_answered(0, look));
+	commit_free(0, hole, SOON, 3, 0);
+	pass();
+	expect("1 2 3");
 }
 
 Test(ring_reader, a_hole_is_dropped_when_its_thread_has_jumped_away)
@@ -501,7 +563,7 @@ static const struct {
 	{TM_RECORD_NATIVE_FREE, 0, 16, 32},
 	{TM_RECORD_NATIVE_RESIZE_BEGIN, 0, 16, 32},
 	{TM_RECORD_FREE, 0, TM_RECORD_MAX + 16, 2 * TM_RECORD_MAX},
-	{TM_RECORD_FILLER, 0, 0xffff0, 0xffff0},
+	{TM_RECORD_FILLER, 0, 0xffff0, 0x10000},
 };
 
 Test(ring_reader, records_that_make_no_sense_close_their_ring)
