@@ -144,20 +144,20 @@ static struct tm_error *drop_left_rings(struct tm_recording *recording, uint64_t
    any other that is as empty. */
 static struct tm_error *take_over(struct tm_recording *recording, uint64_t region)
 {
+	uint64_t enabled = tm_control_field(region, offsetof(struct tm_control, enabled));
 	const uint32_t off = 0;
-	bool entered;
-	struct tm_error *err = tm_recording_is_entered(recording, region, &entered);
+	bool entered = true;
+	struct tm_error *err = tm_target_write(recording->target, enabled, &off, sizeof(off));
 
+	if (!err)
+		err = tm_recording_clear(recording, region, &entered);
 	if (err || entered)
 		return err;
-	err = tm_target_write(recording->target,
-			      tm_control_field(region, offsetof(struct tm_control, enabled)), &off,
-			      sizeof(off));
-	if (!err && !recording->region) {
+	if (!recording->region) {
 		recording->region = region;
 		tm_log_info("recorder: at 0x%" PRIx64 ", of an earlier trace", region);
 	}
-	return err ? err : drop_left_rings(recording, region);
+	return drop_left_rings(recording, region);
 }
 
 static struct tm_error *adopt_region(struct tm_recording *recording)
@@ -458,7 +458,7 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording)
 	count_unringed(recording);
 	err = set_enabled(recording, 0);
 	if (!err)
-		err = tm_recording_let_out(recording, &inside);
+		err = tm_recording_let_out(recording, recording->region, &inside);
 	if (!inside)
 		return tm_error_first(err, unmap_theirs(recording));
 	tm_log_info("recorder: a thread is still inside, its rings stay");

@@ -55,11 +55,11 @@ static inline uint64_t tm_control_field(uint64_t region, size_t offset)
 /* recording_threads.c */
 bool tm_recording_runs_alone(const struct tm_recording *recording); /* the target has one thread */
 struct tm_error *tm_recording_know_threads(struct tm_recording *recording);
-/* Is a thread in the recorder at `region`, or on its way in or out? All stand still. */
-struct tm_error *tm_recording_is_entered(struct tm_recording *recording, uint64_t region, bool *entered);
-/* The recorder has been switched off while all stood still: lets those run that are inside, and stops them
-   again. *inside: not all have left. */
-struct tm_error *tm_recording_let_out(struct tm_recording *recording, bool *inside);
+/* The recorder at `region` has been switched off while all stood still: lets those run that are inside, and
+   stops them again. *inside: not all have left. */
+struct tm_error *tm_recording_let_out(struct tm_recording *recording, uint64_t region, bool *inside);
+/* The same for those too that are on their way in or out of its code. */
+struct tm_error *tm_recording_clear(struct tm_recording *recording, uint64_t region, bool *entered);
 void tm_recording_release_rings(struct tm_recording *recording); /* of threads that are gone */
 
 #endif

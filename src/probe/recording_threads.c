@@ -61,6 +61,7 @@ bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring
 #define LOOK_NS		  20000
 #define TOGETHER_TRIES	  4u
 #define TOGETHER_PAUSE_NS 50000000
+#define STEPS_OUT	  4096u /* some dozens are enough: the recorder is off */
 
 /* A thread that was inside, and where that is told (tm_recorder_thread.inside). */
 struct insider {
@@ -155,18 +156,6 @@ static bool stands_in(struct tm_recording *recording, struct tm_thread *thread, 
 	return in;
 }
 
-struct tm_error *tm_recording_is_entered(struct tm_recording *recording, uint64_t region, bool *entered)
-{
-	struct insiders insiders = {0};
-	struct tm_thread *thread;
-	struct tm_error *err = find_insiders(recording, region, &insiders, entered);
-
-	for (size_t i = 0; !err && !*entered && (thread = tm_target_next_thread(recording->target, &i));)
-		*entered = stands_in(recording, thread, region);
-	tm_vector_deinit(&insiders.threads);
-	return err;
-}
-
 /* Until none of them is inside any more, or the time is over. What they hold stays as it is told: who leaves
    finds the recorder switched off, and does not come back. */
 static struct tm_error *watch_leaving(struct tm_recording *recording, const struct insiders *insiders)
@@ -205,20 +194,44 @@ static struct tm_error *let_out_together(struct tm_recording *recording)
 	return tm_error_first(err, tm_target_stop_all(recording->target, TM_STOP_TIMEOUT_MS));
 }
 
-struct tm_error *tm_recording_let_out(struct tm_recording *recording, bool *inside)
+struct tm_error *tm_recording_let_out(struct tm_recording *recording, uint64_t region, bool *inside)
 {
 	struct insiders insiders = {0};
-	struct tm_error *err = find_insiders(recording, recording->region, &insiders, inside);
+	struct tm_error *err = find_insiders(recording, region, &insiders, inside);
 
 	if (!err && insiders.threads.count) {
 		err = let_out_alone(recording, &insiders);
-		err = err ? err : find_insiders(recording, recording->region, &insiders, inside);
+		err = err ? err : find_insiders(recording, region, &insiders, inside);
 	}
 	for (unsigned i = 0; !err && *inside && i < TOGETHER_TRIES; i++) {
 		err = let_out_together(recording);
-		err = err ? err : find_insiders(recording, recording->region, &insiders, inside);
+		err = err ? err : find_insiders(recording, region, &insiders, inside);
 	}
 	tm_vector_deinit(&insiders.threads);
+	return err;
+}
+
+/* One that does not stand still may be anywhere. */
+static struct tm_error *step_out(struct tm_recording *recording, struct tm_thread *thread, uint64_t region,
+				 bool *in)
+{
+	struct tm_error *err = NULL;
+
+	*in = true;
+	for (unsigned i = 0; !err && i < STEPS_OUT && (*in = stands_in(recording, thread, region)) &&
+			     thread->state == TM_THREAD_STOPPED;
+	     i++)
+		err = tm_target_step(recording->target, thread);
+	return err;
+}
+
+struct tm_error *tm_recording_clear(struct tm_recording *recording, uint64_t region, bool *entered)
+{
+	struct tm_error *err = tm_recording_let_out(recording, region, entered);
+	struct tm_thread *thread;
+
+	for (size_t i = 0; !err && !*entered && (thread = tm_target_next_thread(recording->target, &i));)
+		err = step_out(recording, thread, region, entered);
 	return err;
 }
 

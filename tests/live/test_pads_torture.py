@@ -15,7 +15,8 @@ from support.case import TOTALS
 from support.counting import FIXED_LAYOUT, Counter, fixed_environment
 from support.environment import fixture, program
 from support.process import Failed, status_field, wait_until
-from test_pads import NATIVE, PROBE, RECORDS, PadTest, only_pads, only_x86_64, scaled
+from support.stand import stand_at
+from test_pads import NATIVE, PROBE, RECORDS, RETURN, PadTest, only_pads, only_x86_64, scaled
 
 READ, WRITE = "0", "1"  # asm/unistd_64.h
 
@@ -556,6 +557,38 @@ class Cycles(Goes):
 
     def test_sixteen_threads(self):
         self.check(16, self.CYCLES if LONG else self.CYCLES // 3)  # they leave tmtrace little of two CPUs
+
+    @only_pads
+    def test_a_thread_that_stands_in_the_recorder(self):
+        """On its way out, when the next attach comes: it is led out, and the recorder is taken over."""
+        target = start_ready(self, "storm-O2", "mixed", 1, 10, 50)
+        self.finish(self.attach_to(target))
+        ((start, code),) = self.recorders_of(target.pid)
+        stand_at(target.pid, start + code.index(RETURN))
+        wait_until(lambda: status_field(target.pid, "State").startswith("T"), "stopped")
+        trace = self.attach_to(target)
+        self.assertEqual([at for at, _ in self.recorders_of(target.pid)], [start])
+        os.kill(target.pid, signal.SIGCONT)
+        target.send(b"n")
+        ledger = target.json()
+        self.assert_totals(self.finish(trace), ledger)
+        target.finish()
+
+    @staticmethod
+    def recorders_of(pid):
+        """(address, code) of each: memory of no file that can be executed, and says what it is."""
+        found = []
+        with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for line in maps:
+                fields = line.split()
+                if fields[1] != "r-xp" or len(fields) > 5:
+                    continue
+                start, end = (int(word, 16) for word in fields[0].split("-"))
+                memory.seek(start)
+                code = memory.read(end - start)
+                if code.startswith(b"tmtrace record"):
+                    found.append((start, code))
+        return found
 
     def test_every_cycle_sees_every_event(self):
         for threads in (1, 4):
