@@ -66,15 +66,10 @@ static uint64_t ticks(void)
 
 /* ---- giving records ---- */
 
-static bool lies_in(const struct hole *hole, uint64_t left_out)
-{
-	return hole->start - tm_left_out_start(left_out) < tm_left_out_size(left_out);
-}
-
 static bool is_left_out(const struct ring *ring, const struct hole *hole)
 {
 	for (unsigned i = 0; i < TM_LEFT_OUT; i++)
-		if (lies_in(hole, ring->left_out[i]))
+		if (tm_left_out_covers(ring->left_out[i], hole->start))
 			return true;
 	return false;
 }
@@ -269,7 +264,7 @@ static void take_back_places(struct ring *ring)
 		bool has_hole = false;
 
 		for (unsigned k = 0; k < ring->hole_count; k++)
-			has_hole = has_hole || lies_in(&ring->holes[k], ring->left_out[i]);
+			has_hole = has_hole || tm_left_out_covers(ring->left_out[i], ring->holes[k].start);
 		if (has_hole || !ring->left_out[i])
 			continue;
 		ring->left_out[i] = 0;

@@ -345,6 +345,11 @@ static inline uint64_t tm_left_out_size(uint64_t left_out)
 	return (left_out & 0xffff) * TM_RECORD_UNIT;
 }
 
+static inline int tm_left_out_covers(uint64_t left_out, uint64_t position)
+{
+	return position - tm_left_out_start(left_out) < tm_left_out_size(left_out);
+}
+
 /* Frames of a thread, its own affair: [0] stands for the end of the stack, the outermost is [1]. Behind them
    as many more, for the walk, and the stacks that it remembers. */
 struct tm_ring_frames {

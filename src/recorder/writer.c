@@ -77,12 +77,9 @@ struct wait {
 
 static bool is_left_out(const struct tm_ring_head *ring, uint64_t position)
 {
-	for (unsigned i = 0; i < TM_LEFT_OUT; i++) {
-		uint64_t left_out = load(&ring->left_out[i]);
-
-		if (position - tm_left_out_start(left_out) < tm_left_out_size(left_out))
+	for (unsigned i = 0; i < TM_LEFT_OUT; i++)
+		if (tm_left_out_covers(load(&ring->left_out[i]), position))
 			return true;
-	}
 	return false;
 }
 

@@ -5,9 +5,9 @@ import os
 import signal
 import struct
 
-from .environment import libc, seize
+from .environment import PTRACE_DETACH, libc, seize
 
-PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_INTERRUPT, WALL = 12, 13, 17, 0x4207, 0x40000000
+PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_INTERRUPT, WALL = 12, 13, 0x4207, 0x40000000
 REGISTERS = 27  # struct user_regs_struct (sys/user.h)
 RAX, ORIG_RAX, RIP, RSP = 10, 15, 16, 19
 SYSCALL = b"\x0f\x05"
