@@ -9,6 +9,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -19,17 +20,16 @@
 #include "recorder/plant.h"
 #include "recorder/row_table.h"
 
-#define MEMORY	       131072u /* words */
-#define SEEN	       65536u
-#define STACK_MAX      20000u
-#define REMEMBERED_MAX 100u
-#define FIRST	       UINT64_C(0x10000)
-#define FUNCTION       7u
-#define MALLOC	       (FUNCTION << 16)
-#define CALLOC	       (FUNCTION << 16 | TM_PAD_COUNTED)
-#define MEMALIGN       (FUNCTION << 16 | TM_PAD_OUT)
-#define REALLOC	       (FUNCTION << 16 | TM_PAD_RESIZES)
-#define FP_OF_CALL     UINT64_C(0xf0f0)
+#define MEMORY	   131072u /* words */
+#define SEEN	   65536u
+#define STACK_MAX  20000u
+#define FIRST	   UINT64_C(0x10000)
+#define FUNCTION   7u
+#define MALLOC	   (FUNCTION << 16)
+#define CALLOC	   (FUNCTION << 16 | TM_PAD_COUNTED)
+#define MEMALIGN   (FUNCTION << 16 | TM_PAD_OUT)
+#define REALLOC	   (FUNCTION << 16 | TM_PAD_RESIZES)
+#define FP_OF_CALL UINT64_C(0xf0f0)
 
 /* Return addresses into functions of the made-up program. */
 enum {
@@ -60,7 +60,7 @@ static struct scene {
 	uint64_t stack[STACK_MAX]; /* and the last of all */
 	size_t stack_count;
 	struct {
-		uint64_t stack[REMEMBERED_MAX];
+		uint64_t *pcs;
 		size_t count;
 	} remembered[TM_REMEMBERED + 1]; /* by number, as the records told it */
 	/* The stack that calls are made from; it grows down from the end. */
@@ -118,6 +118,18 @@ static void set_stack(const uint64_t *pcs, size_t count)
 
 /* ---- what is recorded ---- */
 
+static void remember_stack(unsigned number)
+{
+	size_t bytes = scene.stack_count * sizeof(scene.stack[0]);
+
+	cr_assert_leq(number, TM_REMEMBERED);
+	free(scene.remembered[number].pcs);
+	scene.remembered[number].pcs = malloc(bytes);
+	cr_assert_not_null(scene.remembered[number].pcs);
+	memcpy(scene.remembered[number].pcs, scene.stack, bytes);
+	scene.remembered[number].count = scene.stack_count;
+}
+
 static void follow_stack(const struct tm_record_native *record)
 {
 	struct stack *walked = &scene.walked;
@@ -129,21 +141,15 @@ static void follow_stack(const struct tm_record_native *record)
 		walked->pcs[walked->count++] = record->words[i];
 	memcpy(scene.stack, walked->pcs, walked->count * sizeof(walked->pcs[0]));
 	scene.stack_count = walked->count;
-	if (!record->number)
-		return;
-	cr_assert_leq(record->number, TM_REMEMBERED);
-	cr_assert_leq(scene.stack_count, REMEMBERED_MAX);
-	memcpy(scene.remembered[record->number].stack, scene.stack,
-	       scene.stack_count * sizeof(scene.stack[0]));
-	scene.remembered[record->number].count = scene.stack_count;
+	if (record->number)
+		remember_stack(record->number);
 }
 
 static void recall_stack(const struct tm_record_remembered *record)
 {
 	cr_assert(record->number >= 1 && record->number <= TM_REMEMBERED);
 	scene.stack_count = scene.remembered[record->number].count;
-	memcpy(scene.stack, scene.remembered[record->number].stack,
-	       scene.stack_count * sizeof(scene.stack[0]));
+	memcpy(scene.stack, scene.remembered[record->number].pcs, scene.stack_count * sizeof(scene.stack[0]));
 }
 
 static void see_remembered(struct seen *seen, const struct tm_record_remembered *record)
@@ -312,6 +318,8 @@ static void set_up(void)
 
 static void tear_down(void)
 {
+	for (size_t i = 0; i <= TM_REMEMBERED; i++)
+		free(scene.remembered[i].pcs);
 	tm_row_table_deinit(&scene.rows);
 	plant_close(&scene.plant);
 }
