@@ -55,6 +55,13 @@ static void on_snapshot(int signal)
 	snapshots_requested++;
 }
 
+/* A reader that went away must not end us with breakpoints in the target: the write fails, which is enough.
+ * Caught, not ignored: a command that is started would ignore it too (execve(2)). */
+static void on_broken_pipe(int signal)
+{
+	(void)signal;
+}
+
 /* Without SA_RESTART: the session's wait must come back. A signal that was ignored when we came (nohup) stays
  * so. */
 static void catch_signal(int number, void (*handler)(int))
@@ -73,7 +80,7 @@ static void catch_signals(void)
 	catch_signal(SIGHUP, on_end);
 	catch_signal(SIGQUIT, on_end);
 	catch_signal(SIGUSR1, on_snapshot);
-	signal(SIGPIPE, SIG_IGN); /* a reader that went away must not end us with breakpoints in the target */
+	catch_signal(SIGPIPE, on_broken_pipe);
 }
 
 /* ---- the command line ---- */

@@ -483,7 +483,7 @@ struct tm_error *tm_recording_read(struct tm_recording *recording, const struct 
 		return NULL;
 	switch (reading) {
 	case TM_READ_READY:
-		return tm_ring_reader_pass(recording->reader, sink, 0, count);
+		return tm_ring_reader_pass(recording->reader, sink, TM_READ_AT_ONCE, count);
 	case TM_READ_CATCH_UP:
 		return tm_ring_reader_catch_up(recording->reader, sink, count);
 	case TM_READ_ALL:

@@ -68,8 +68,10 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording);
 /* exec: the memory it was in is gone. What the rings held can still be read. */
 void tm_recording_forget(struct tm_recording *recording);
 
+#define TM_READ_AT_ONCE 1024u /* records */
+
 enum tm_reading {
-	TM_READ_READY,	  /* what is ready, in the order of times */
+	TM_READ_READY,	  /* what is ready, in the order of times; at most TM_READ_AT_ONCE */
 	TM_READ_CATCH_UP, /* a thread stands still: all that has come before what it stands at
 			     (tm_ring_reader_catch_up) */
 	TM_READ_ALL,	  /* all threads stand still, or are gone */

@@ -18,16 +18,16 @@ static void give_up(void)
 	__atomic_store_n(&control->enabled, 0, __ATOMIC_RELEASE);
 }
 
-#define SPINS  500u
-#define YIELDS 100u
-#define SLEEP                                                                                                \
-	50000u /* ns; doubled every SLEEPS times, up to SLEEP << DOUBLINGS: hundreds of threads may wait */
+/* Fractions of the patience, which is some seconds. */
+#define SPINNING   400000u /* 25 us: longer than the tracer needs for most answers; a sleep is longer */
+#define YIELDING   100000u /* 100 us */
+#define LONG_YIELD 50000u  /* 200 us */
+#define CROWDED	   100u	   /* 100 ms */
+
+/* ns; doubled every SLEEPS times, up to SLEEP << DOUBLINGS: hundreds of threads may wait */
+#define SLEEP	  50000u
 #define SLEEPS	  32u
 #define DOUBLINGS 5u
-
-/* Fractions of the patience, which is some seconds. */
-#define LONG_YIELD 50000u /* 200 us */
-#define CROWDED	   100u	  /* 100 ms */
 
 /* Whoever yields where others want the processor gets it back milliseconds later, and the tracer answers in
    microseconds: once that was seen, nobody yields for a while. */
@@ -41,18 +41,23 @@ static void yield(void)
 		store(&control->crowded_until, now + control->patience / CROWDED);
 }
 
-static void rest(unsigned turn)
+static void sleep(unsigned turn)
 {
-	unsigned doublings = turn < SPINS + YIELDS ? 0 : (turn - SPINS - YIELDS) / SLEEPS;
-	uint64_t pause[2] = {0, (uint64_t)SLEEP
-					<< (doublings < DOUBLINGS ? doublings : DOUBLINGS)}; /* timespec */
+	unsigned doublings = turn / SLEEPS < DOUBLINGS ? turn / SLEEPS : DOUBLINGS;
+	uint64_t pause[2] = {0, (uint64_t)SLEEP << doublings}; /* timespec */
 
-	if (turn < SPINS || !control->may_sleep)
+	system_call(SYS_nanosleep, pause, NULL);
+}
+
+/* Between two looks at what is waited for; `sleeps` counts the times that it slept. */
+static void rest(uint64_t spent, unsigned *sleeps)
+{
+	if (spent < control->patience / SPINNING || !control->may_sleep)
 		relax();
-	else if (turn < SPINS + YIELDS && time_stamp() > load(&control->crowded_until))
+	else if (spent < control->patience / YIELDING && time_stamp() > load(&control->crowded_until))
 		yield();
 	else
-		system_call(SYS_nanosleep, pause, NULL);
+		sleep((*sleeps)++);
 }
 
 /*
@@ -97,8 +102,9 @@ static bool is_over(const struct wait *wait)
 static bool wait_until_over(const struct wait *wait)
 {
 	uint64_t last = time_stamp(), spent = 0;
+	unsigned sleeps = 0;
 
-	for (unsigned turn = 0;; turn++) {
+	for (;;) {
 		if (!__atomic_load_n(&control->enabled, __ATOMIC_ACQUIRE))
 			return false;
 		if (is_over(wait))
@@ -112,7 +118,7 @@ static bool wait_until_over(const struct wait *wait)
 			give_up();
 			return false;
 		}
-		rest(turn);
+		rest(spent, &sleeps);
 	}
 }
 

@@ -7,7 +7,6 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -188,13 +187,10 @@ static void pause_reading(struct tm_session *session, bool idle)
 		session->read_pause_ns = READ_PAUSE_MIN_NS;
 	else if (session->read_pause_ns < READ_PAUSE_MAX_NS)
 		session->read_pause_ns += session->read_pause_ns / 4 + 1000;
-	if (now < session->watch_until_ns) {
+	if (now < session->watch_until_ns)
 		watch_doorbell(session, doorbell, READ_PAUSE_MIN_NS);
-	} else {
-		const struct timespec pause = {0, (long)session->read_pause_ns};
-
-		nanosleep(&pause, NULL);
-	}
+	else
+		tm_target_pause(session->target, session->read_pause_ns);
 }
 
 static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop *stop)
@@ -206,7 +202,7 @@ static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop
 	err = tm_records_read(session, TM_READ_READY, &count);
 	if (!err)
 		err = tm_target_poll(session->target, stop);
-	if (!err && stop->kind == TM_STOP_NONE)
+	if (!err && stop->kind == TM_STOP_NONE && count < TM_READ_AT_ONCE)
 		pause_reading(session, count == 0);
 	else if (stop->kind ==
 		 TM_STOP_BREAKPOINT) /* of a function that could not be patched: more will come */
@@ -317,8 +313,8 @@ static struct tm_error *prepare(struct tm_session *session)
 
 #define HEAP_AHEAD (1u << 20) /* bytes */
 
-/* Memory for what is done while the target stands still is in place before it does: a page that is touched for
-   the first time costs a microsecond or two. */
+/* Memory for what is done while the target stands still is in place before it does: a page that is touched
+   for the first time costs a microsecond or two. */
 static void touch_heap(void)
 {
 	void *ahead;
@@ -568,7 +564,6 @@ static struct tm_error *trace(struct tm_session *session)
 	struct tm_error *err;
 
 	allow_many_files();
-	prctl(PR_SET_TIMERSLACK, 1000); /* of the pauses between looks at the rings */
 	err = assemble(session);
 	if (!err && session->config->attach_pid)
 		err = start_attached(session);

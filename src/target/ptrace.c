@@ -370,6 +370,7 @@ static struct tm_error *release_child(struct tm_target *target, pid_t child)
 const struct tm_target_ops tm_ptrace_ops = {
 	.wait = tm_ptrace_wait,
 	.poll = tm_ptrace_poll,
+	.pause = tm_ptrace_pause,
 	.resume = tm_ptrace_resume,
 	.next_queued = tm_ptrace_next_queued,
 	.stop_all = tm_ptrace_stop_all,

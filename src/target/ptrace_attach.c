@@ -33,6 +33,7 @@ static struct tm_error *create(pid_t pid, const struct tm_arch *arch, struct tm_
 	pt->mem_fd = -1;
 	pt->cpu = -1;
 	sched_getaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
+	tm_ptrace_prepare_pauses(pt);
 	*out = pt;
 	return NULL;
 }
@@ -46,6 +47,7 @@ static void release(struct tm_ptrace *pt)
 	if (pt->mem_fd >= 0)
 		close(pt->mem_fd);
 	tm_ptrace_unbind_cpu(pt);
+	pthread_sigmask(SIG_SETMASK, &pt->original_mask, NULL);
 	free(pt);
 }
 

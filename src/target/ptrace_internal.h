@@ -47,7 +47,8 @@ struct tm_ptrace {
 	unsigned streak;
 	int cpu;		     /* where this thread is bound; -1: nowhere */
 	uint64_t crowded_until_ns;   /* until then it yields to nobody (ptrace_wait.c) */
-	cpu_set_t original_affinity; /* of this thread */
+	cpu_set_t original_affinity; /* of this thread, */
+	sigset_t original_mask;	     /* and its blocked signals */
 	bool attached;
 };
 
@@ -105,6 +106,8 @@ void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu 
 /* ptrace_wait.c */
 struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop);
+void tm_ptrace_prepare_pauses(struct tm_ptrace *pt); /* of the calling thread, the one that will wait */
+void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns);
 struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms);
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -443,6 +444,34 @@ struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop)
 	return wait_for_stop(target, WNOHANG, stop);
 }
 
+#define PAUSE_SLACK_NS 1000 /* a pause may be longer by so much */
+
+/*
+ * Each stop sends SIGCHLD, also where it is not caught (signal(7): a blocked signal stays pending, whatever
+ * its action), so that none is slept over: one that comes between the look and the pause ends the pause.
+ * Called when the target exists: a program that is started inherits neither the mask nor the slack.
+ */
+void tm_ptrace_prepare_pauses(struct tm_ptrace *pt)
+{
+	sigset_t stops;
+
+	sigemptyset(&stops);
+	sigaddset(&stops, SIGCHLD);
+	pthread_sigmask(SIG_BLOCK, &stops, &pt->original_mask);
+	prctl(PR_SET_TIMERSLACK, PAUSE_SLACK_NS);
+}
+
+void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns)
+{
+	const struct timespec pause = {0, (long)duration_ns};
+	sigset_t stops;
+
+	(void)target;
+	sigemptyset(&stops);
+	sigaddset(&stops, SIGCHLD);
+	sigtimedwait(&stops, NULL, &pause);
+}
+
 /* The stop is reported by a later wait. */
 static void queue(struct tm_ptrace *pt, const struct tm_stop *stop)
 {
@@ -501,8 +530,10 @@ static struct tm_thread *find_running(struct tm_ptrace *pt, bool forgive_sleeper
 	return NULL;
 }
 
-/* Takes in one status while all are to stop; waits for it at most `pause`, or for a moment, `awake`. */
-static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pause, bool awake)
+#define STOP_PAUSE_NS 1000000 /* after so long it is looked whether a thread sleeps uninterruptibly */
+
+/* Takes in one status while all are to stop; waits for it at most `pause_ns`, or for a moment, `awake`. */
+static struct tm_error *take_one(struct tm_ptrace *pt, uint64_t pause_ns, bool awake)
 {
 	struct tm_stop stop;
 	int status;
@@ -513,14 +544,13 @@ static struct tm_error *take_one(struct tm_ptrace *pt, const struct timespec *pa
 	if (tid > 0 && understand(pt, tid, status, MODE_STOP_ALL, &stop) == OUTCOME_REPORT)
 		queue(pt, &stop);
 	if (tid <= 0 && (!awake || !stay_awake(pt)))
-		nanosleep(pause, NULL);
+		tm_ptrace_pause(&pt->base, pause_ns);
 	return NULL;
 }
 
 struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
-	const struct timespec pause = {0, 20000};
 	uint64_t begin = tm_monotonic_ns(), passed_ns = 0, passed = 0;
 	struct tm_thread *running;
 	struct tm_error *err;
@@ -538,7 +568,7 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 					       "thread %d of process %d did not stop within %u ms (state %c)",
 					       running->tid, target->pid, timeout_ms,
 					       tm_procfs_state(running->tgid, running->tid));
-		err = take_one(pt, &pause, passed_ns < AWAKE_NS);
+		err = take_one(pt, STOP_PAUSE_NS, passed_ns < AWAKE_NS);
 		if (err)
 			return err;
 		passed_ns = tm_monotonic_ns() - begin;
@@ -549,12 +579,11 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 
 void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms)
 {
-	struct timespec pause = {0, 200000};
 	uint64_t begin = now_ms();
 	struct tm_thread *thread;
 
 	while (now_ms() - begin < timeout_ms && !pt->base.exited) {
-		tm_error_destroy(take_one(pt, &pause, false));
+		tm_error_destroy(take_one(pt, STOP_PAUSE_NS, false));
 		for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));)
 			if (thread->state == TM_THREAD_STOPPED)
 				return;

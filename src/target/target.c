@@ -23,6 +23,11 @@ struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop)
 	return target->ops->poll(target, stop);
 }
 
+void tm_target_pause(struct tm_target *target, uint64_t duration_ns)
+{
+	target->ops->pause(target, duration_ns);
+}
+
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop)
 {
 	return target->ops->next_queued(target, stop);

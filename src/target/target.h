@@ -66,6 +66,7 @@ struct tm_stop {
 struct tm_target_ops {
 	struct tm_error *(*wait)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*poll)(struct tm_target *target, struct tm_stop *stop);
+	void (*pause)(struct tm_target *target, uint64_t duration_ns);
 	bool (*next_queued)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*resume)(struct tm_target *target, struct tm_thread *thread);
 	struct tm_error *(*stop_all)(struct tm_target *target, unsigned timeout_ms);
@@ -121,6 +122,11 @@ struct tm_error *tm_target_wait(struct tm_target *target, struct tm_stop *stop);
 
 /* The same without waiting: TM_STOP_NONE if there is nothing to report now. */
 struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop);
+
+/* Sleeps, at most for so long (less than a second). It ends when there may be something to report, or a
+ * signal handler of this program ran. Never later: what stands still for us must not wait for the end of a
+ * pause. */
+void tm_target_pause(struct tm_target *target, uint64_t duration_ns);
 
 /* A stop that was seen while something else was waited for, without waiting; false if there is none. */
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop);

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 from support import LiveTest, launch, main, run_tmtrace
 from support.environment import fixture
@@ -67,6 +68,14 @@ class Streams(LiveTest):
         command = ["/bin/sh", "-c", 'printf "%s|" "$X" "$@"', "sh", "a b", "", "-o"]
         done = run_tmtrace("-o", path, "--quiet", "--", *command, env={**os.environ, "X": "y z"})
         self.assertEqual(done.stdout, "y z|a b||-o|")
+
+
+    def test_signal_masks_and_timer_slack_pass(self):
+        command = ["/bin/sh", "-c", "exec grep -h -e SigBlk -e SigIgn -e '^[0-9]*$' /proc/self/status /proc/self/timerslack_ns"]
+        mine = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = run_tmtrace("-o", os.path.join(self.directory(), "r.tmt"), "--quiet", "--", *command)
+        self.assertIn("SigBlk", mine)
+        self.assertEqual(done.stdout, mine)
 
 
 class FromTheStart(LiveTest):

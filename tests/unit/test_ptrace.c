@@ -586,6 +586,32 @@ Test(ptrace, signals_of_others_are_delivered_and_counted)
 	cr_assert_eq(live.hits, 0);
 }
 
+static bool a_stop_is_pending(void)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	return sigismember(&pending, SIGCHLD);
+}
+
+/* A signal of the program's own, which stands still for us meanwhile. */
+Test(ptrace, a_pause_ends_where_a_thread_stops)
+{
+	live_start(body_signals);
+	live_await(&live.shared->ready, 1);
+	live_attach(true);
+	live_resume_all();
+	while (a_stop_is_pending())
+		tm_target_pause(live.target, 1);
+	kill(live.pid, SIGUSR1);
+	live_await_state('t');
+	cr_assert(a_stop_is_pending(), "so that none is slept over");
+	tm_target_pause(live.target, 999999999);
+	cr_assert_not(a_stop_is_pending());
+	cr_assert_eq(live.shared->signals, 0);
+	live_run_until(&live.shared->signals, 1);
+}
+
 #if defined(__x86_64__)
 Test(ptrace, breakpoint_instruction_of_the_programs_own_is_its_own)
 {
