@@ -104,6 +104,29 @@ static struct tm_error *parse_line(const char *line, size_t length, struct tm_ma
 	return mapping->path ? NULL : tm_error_out_of_memory();
 }
 
+/* Takes over the mapping's path. */
+static bool push(struct tm_mappings *mappings, struct tm_mapping mapping)
+{
+	if (mapping.path && tm_vector_push(mappings, mapping))
+		return true;
+	free(mapping.path);
+	tm_mappings_deinit(mappings);
+	return false;
+}
+
+struct tm_error *tm_mappings_copy(const struct tm_mappings *mappings, struct tm_mappings *copy)
+{
+	memset(copy, 0, sizeof(*copy));
+	for (size_t i = 0; i < mappings->count; i++) {
+		struct tm_mapping mapping = mappings->items[i];
+
+		mapping.path = strdup(mapping.path);
+		if (!push(copy, mapping))
+			return tm_error_out_of_memory();
+	}
+	return NULL;
+}
+
 struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mappings)
 {
 	memset(mappings, 0, sizeof(*mappings));
@@ -116,11 +139,8 @@ struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mapping
 			tm_mappings_deinit(mappings);
 			return err;
 		}
-		if (!tm_vector_push(mappings, mapping)) {
-			free(mapping.path);
-			tm_mappings_deinit(mappings);
+		if (!push(mappings, mapping))
 			return tm_error_out_of_memory();
-		}
 		text += length + (text[length] == '\n');
 	}
 	return NULL;

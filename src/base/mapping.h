@@ -28,6 +28,7 @@ struct tm_mappings {
 
 /* Parses the text of a maps file. A line that does not parse is an error that quotes it. */
 struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mappings);
+struct tm_error *tm_mappings_copy(const struct tm_mappings *mappings, struct tm_mappings *copy);
 void tm_mappings_deinit(struct tm_mappings *mappings);
 
 /* The mapping that holds address, or NULL. */

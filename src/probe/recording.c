@@ -215,7 +215,6 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 {
 	char path[64];
 	_cleanup_close_ int fd = -1;
-	struct tm_error *err;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%" PRId64, recording->target->pid, number);
 	fd = open(path, O_RDWR | O_CLOEXEC);
@@ -230,8 +229,7 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 		return tm_error_errno(errno, "cannot map the rings");
 	}
 	recording->rows.shared = tm_recording_words(recording);
-	err = tm_watchdog_watch(recording->needs->watchdog, fd, offsetof(struct tm_shared, enabled));
-	return err ? err : tm_ring_reader_create(recording->memory, &recording->reader);
+	return tm_watchdog_watch(recording->needs->watchdog, fd, offsetof(struct tm_shared, enabled));
 }
 
 /* Are new mappings locked into memory, and so touched as a whole (mlockall(2), MCL_FUTURE)? Nothing says so
@@ -478,9 +476,15 @@ void tm_recording_forget(struct tm_recording *recording)
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
 				   enum tm_reading reading, size_t *count)
 {
+	struct tm_error *err = NULL;
+
 	*count = 0;
-	if (!recording->reader)
+	if (!recording->memory)
 		return NULL;
+	if (!recording->reader) /* at the first time: the target does not stand still for it */
+		err = tm_ring_reader_create(recording->memory, &recording->reader);
+	if (err)
+		return err;
 	switch (reading) {
 	case TM_READ_READY:
 		return tm_ring_reader_pass(recording->reader, sink, TM_READ_AT_ONCE, count);

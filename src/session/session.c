@@ -327,26 +327,39 @@ static void touch_heap(void)
 	free(ahead);
 }
 
+/* It may have replaced its image since it was looked at. */
+static struct tm_error *identify(struct tm_session *session)
+{
+	tm_process_info_deinit(&session->info);
+	return tm_procfs_identify(session->target->pid, &session->info);
+}
+
+static struct tm_error *attach(struct tm_session *session)
+{
+	struct tm_error *err = tm_ptrace_attach(session->info.pid, session->info.arch, &session->target);
+	bool replaced = false;
+
+	if (!err)
+		err = identify(session);
+	if (!err)
+		err = tm_ptrace_begin(session->target, &replaced);
+	return err || !replaced ? err : identify(session);
+}
+
 static struct tm_error *take_target(struct tm_session *session)
 {
 	struct tm_error *err;
 
 	touch_heap();
 	session->begin_ns = tm_monotonic_ns();
-	err = session->config->attach_pid
-		      ? tm_ptrace_attach(session->info.pid, session->info.arch, &session->target)
-		      : tm_ptrace_launch(session->config->argv, &session->target);
-
+	err = session->config->attach_pid ? attach(session)
+					  : tm_ptrace_launch(session->config->argv, &session->target);
 	if (err)
 		return err;
-	if (session->config->attach_pid) { /* it may have replaced its image since it was looked at */
-		tm_process_info_deinit(&session->info);
-		err = tm_procfs_identify(session->target->pid, &session->info);
-	}
 	session->info.pid = session->target->pid;
 	session->target->thread_gone = tm_threads_gone;
 	session->target->thread_gone_context = session;
-	return err;
+	return NULL;
 }
 
 static struct tm_error *assemble(struct tm_session *session)

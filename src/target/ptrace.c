@@ -203,8 +203,10 @@ static struct tm_error *write_child(struct tm_target *target, pid_t child, uint6
 
 /* ---- running ---- */
 
-struct tm_error *tm_ptrace_restart(struct tm_thread *thread, int request, int signal)
+struct tm_error *tm_ptrace_restart(struct tm_ptrace *pt, struct tm_thread *thread, int request, int signal)
 {
+	pt->still = false;
+	tm_mappings_deinit(&pt->mappings);
 	thread->state = TM_THREAD_RUNNING;
 	thread->regs_valid = false;
 	if (ptrace((enum __ptrace_request)request, thread->tid, NULL, (void *)(uintptr_t)signal) < 0 &&
@@ -230,12 +232,12 @@ struct tm_error *tm_ptrace_resume(struct tm_target *target, struct tm_thread *th
 	thread->backend &= ~(uint64_t)THREAD_REPORTING;
 	if (thread->backend & THREAD_GROUP_STOP) {
 		thread->backend = (thread->backend & ~(uint64_t)THREAD_GROUP_STOP) | THREAD_LISTENING;
-		return tm_ptrace_restart(thread, PTRACE_LISTEN, 0);
+		return tm_ptrace_restart(tm_ptrace_of(target), thread, PTRACE_LISTEN, 0);
 	}
 	if (signal)
 		thread->signal_count++;
 	steered = tm_ptrace_steer(tm_ptrace_of(target), thread, &own);
-	err = tm_ptrace_restart(thread, PTRACE_CONT, signal);
+	err = tm_ptrace_restart(tm_ptrace_of(target), thread, PTRACE_CONT, signal);
 	if (steered)
 		tm_ptrace_unsteer(thread, &own);
 	return err;
@@ -249,7 +251,7 @@ struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thr
 	int status;
 
 	for (;;) {
-		struct tm_error *err = tm_ptrace_restart(thread, request, 0);
+		struct tm_error *err = tm_ptrace_restart(pt, thread, request, 0);
 
 		if (err)
 			return err;
@@ -272,7 +274,7 @@ static struct tm_error *single_step(struct tm_ptrace *pt, struct tm_thread *thre
 	int status;
 
 	for (;;) {
-		struct tm_error *err = tm_ptrace_restart(thread, PTRACE_SINGLESTEP, 0);
+		struct tm_error *err = tm_ptrace_restart(pt, thread, PTRACE_SINGLESTEP, 0);
 
 		if (err)
 			return err;
@@ -327,7 +329,7 @@ static struct tm_error *step(struct tm_target *target, struct tm_thread *thread)
 /* ---- the process ---- */
 
 /* A process whose first thread has ended shows its memory map in its other threads only. */
-struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings *mappings)
+static struct tm_error *read_mappings(struct tm_target *target, struct tm_mappings *mappings)
 {
 	struct tm_error *err = tm_procfs_mappings(target->pid, mappings);
 	const struct tm_thread *thread;
@@ -337,6 +339,20 @@ struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings
 	if (!err && !mappings->count)
 		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d has no memory any more", target->pid);
 	return err;
+}
+
+/* While all stand still the map is read once: of a large program that takes longer than all that is looked
+ * for in it. */
+struct tm_error *tm_ptrace_mappings(struct tm_target *target, struct tm_mappings *mappings)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	struct tm_error *err = NULL;
+
+	if (!pt->still)
+		return read_mappings(target, mappings);
+	if (!pt->mappings.count)
+		err = read_mappings(target, &pt->mappings);
+	return err ? err : tm_mappings_copy(&pt->mappings, mappings);
 }
 
 static struct tm_error *thread_pointer(struct tm_target *target, struct tm_thread *thread, uint64_t *pointer)

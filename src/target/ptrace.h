@@ -6,9 +6,13 @@
 
 #include "target/target.h"
 
-/* Attaches to all tasks that share the memory of process pid and stops them: all or nothing, within a bounded
-   time (an error names the task that did not stop, and nothing was changed). */
+/* Attaches to all tasks that share the memory of process pid: all or nothing. They run on: what is to be
+   known of the process is looked at now, for from here on it executes no other program unseen. */
 struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct tm_target **out);
+
+/* Stops them all, within a bounded time (an error names the task that did not stop). *replaced: it has
+   executed another program meanwhile. Nothing else may have been done with the target before. */
+struct tm_error *tm_ptrace_begin(struct tm_target *target, bool *replaced);
 
 /* Starts a program, which stands at its first instruction (of the dynamic linker, if it has one): the first
    wait reports TM_STOP_EXEC. Standard input and output are ours. TM_ERROR_NOT_FOUND, TM_ERROR_PERMISSION,

@@ -43,6 +43,7 @@ static void release(struct tm_ptrace *pt)
 	tm_target_deinit(&pt->base);
 	tm_vector_deinit(&pt->queued);
 	tm_vector_deinit(&pt->children);
+	tm_mappings_deinit(&pt->mappings);
 	tm_map_deinit(&pt->unpaired);
 	if (pt->mem_fd >= 0)
 		close(pt->mem_fd);
@@ -141,20 +142,6 @@ static bool seize_if_peer(pid_t pid, void *context)
 	return !seizing->err;
 }
 
-/* An exec that came while the threads were being stopped: what is attached to is the new image, and nothing
- * was done to the old. */
-static void forget_exec(struct tm_ptrace *pt)
-{
-	for (size_t i = 0; i < pt->queued.count; i++) {
-		if (pt->queued.items[i].kind != TM_STOP_EXEC)
-			continue;
-		pt->queued.items[i].thread->backend &= ~(uint64_t)THREAD_REPORTING;
-		memmove(pt->queued.items + i, pt->queued.items + i + 1,
-			(--pt->queued.count - i) * sizeof(*pt->queued.items));
-		i--;
-	}
-}
-
 struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct tm_target **out)
 {
 	struct seizing peers = {0};
@@ -174,21 +161,43 @@ struct tm_error *tm_ptrace_attach(pid_t pid, const struct tm_arch *arch, struct 
 		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d has ended", pid);
 	if (!err)
 		err = tm_ptrace_open_memory(pt);
-	if (!err) /* sought now, while everything runs; whoever needs it learns why there is none */
+	if (!err) /* whoever needs it learns why there is none */
 		tm_error_destroy(tm_ptrace_find_code(pt));
-	if (!err)
-		err = tm_ptrace_stop_all(&pt->base, ATTACH_TIMEOUT_MS);
-	if (!err)
-		forget_exec(pt);
-	if (!err && pt->base.exited)
-		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d ended while tmtrace attached to it",
-				      pid);
 	if (err) {
 		tm_ptrace_destroy(&pt->base);
 		return tm_error_prefix(err, "nothing was changed");
 	}
 	*out = &pt->base;
 	return NULL;
+}
+
+/* An exec that came before the threads stood still: what is attached to is the new image, and nothing was
+ * done to the old. */
+static bool forget_exec(struct tm_ptrace *pt)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < pt->queued.count; i++) {
+		if (pt->queued.items[i].kind != TM_STOP_EXEC)
+			continue;
+		pt->queued.items[i].thread->backend &= ~(uint64_t)THREAD_REPORTING;
+		memmove(pt->queued.items + i, pt->queued.items + i + 1,
+			(--pt->queued.count - i) * sizeof(*pt->queued.items));
+		i--;
+		any = true;
+	}
+	return any;
+}
+
+struct tm_error *tm_ptrace_begin(struct tm_target *target, bool *replaced)
+{
+	struct tm_error *err = tm_ptrace_stop_all(target, ATTACH_TIMEOUT_MS);
+
+	*replaced = !err && forget_exec(tm_ptrace_of(target));
+	if (!err && target->exited)
+		err = tm_error_create(TM_ERROR_NO_PROCESS, "process %d ended while tmtrace attached to it",
+				      target->pid);
+	return err ? tm_error_prefix(err, "nothing was changed") : NULL;
 }
 
 /* ---- launch ---- */

@@ -230,7 +230,7 @@ static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
 		return tm_ptrace_thread_error(thread, "interrupt");
 	for (;;) {
-		struct tm_error *err = tm_ptrace_restart(thread, PTRACE_CONT, 0);
+		struct tm_error *err = tm_ptrace_restart(pt, thread, PTRACE_CONT, 0);
 
 		if (err)
 			return err;

@@ -50,6 +50,8 @@ struct tm_ptrace {
 	cpu_set_t original_affinity; /* of this thread, */
 	sigset_t original_mask;	     /* and its blocked signals */
 	bool attached;
+	bool still;		     /* all tasks stand still, and none has run since: */
+	struct tm_mappings mappings; /* the memory map, then; empty: not read yet */
 };
 
 enum { TM_BIRTH_EXPECTED, TM_BIRTH_EARLY };
@@ -72,7 +74,7 @@ struct tm_error *tm_ptrace_thread_error(const struct tm_thread *thread, const ch
 struct tm_error *tm_ptrace_get_regset(const struct tm_thread *thread, void *regset,
 				      size_t size); /* NT_PRSTATUS */
 struct tm_error *tm_ptrace_set_regset(const struct tm_thread *thread, void *regset, size_t size);
-struct tm_error *tm_ptrace_restart(struct tm_thread *thread, int request, int signal);
+struct tm_error *tm_ptrace_restart(struct tm_ptrace *pt, struct tm_thread *thread, int request, int signal);
 struct tm_error *tm_ptrace_run_until(struct tm_ptrace *pt, struct tm_thread *thread, int request,
 				     int expected);
 struct tm_error *tm_ptrace_block_signals(const struct tm_thread *thread, uint64_t *mask);

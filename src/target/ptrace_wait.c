@@ -494,18 +494,13 @@ bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *
 
 /* ---- all threads ---- */
 
-static size_t interrupt_all(struct tm_ptrace *pt)
+static void interrupt_all(struct tm_ptrace *pt)
 {
 	struct tm_thread *thread;
-	size_t running = 0;
 
-	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
-		if (thread->state == TM_THREAD_STOPPED)
-			continue;
-		ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
-		running++;
-	}
-	return running;
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));)
+		if (thread->state != TM_THREAD_STOPPED)
+			ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
 }
 
 static uint64_t now_ms(void)
@@ -555,8 +550,7 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 	struct tm_thread *running;
 	struct tm_error *err;
 
-	if (!interrupt_all(pt) && !pt->expected)
-		return NULL;
+	interrupt_all(pt);
 	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) ||
 	       (pt->expected && !pt->base.exited)) {
 		if (passed > timeout_ms && !running)
@@ -574,6 +568,7 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 		passed_ns = tm_monotonic_ns() - begin;
 		passed = passed_ns / 1000000;
 	}
+	pt->still = !find_running(pt, false);
 	return NULL;
 }
 

@@ -149,7 +149,11 @@ void live_assemble(bool with_pads)
 
 void live_attach(bool with_pads)
 {
+	bool replaced;
+
 	live_check(tm_ptrace_attach(live.pid, tm_arch_host(), &live.target));
+	live_check(tm_ptrace_begin(live.target, &replaced));
+	cr_assert_not(replaced);
 	live_assemble(with_pads);
 }
 

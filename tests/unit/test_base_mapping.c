@@ -103,6 +103,22 @@ Test(mapping, lines_that_kernels_write)
 	}
 }
 
+Test(mapping, a_copy_is_a_list_of_its_own)
+{
+	struct tm_mappings copy;
+
+	parse("1000-2000 r-xp 00000000 08:02 1 /bin/a\n3000-4000 rw-p 00000000 00:00 0\n");
+	cr_assert_null(tm_mappings_copy(&mappings, &copy));
+	tm_mappings_deinit(&mappings);
+	cr_assert_eq(copy.count, 2);
+	cr_assert_str_eq(tm_mappings_find(&copy, 0x1fff)->path, "/bin/a");
+	cr_assert(tm_mappings_find(&copy, 0x1fff)->executable);
+	cr_assert_str_eq(tm_mappings_find(&copy, 0x3000)->path, "");
+	tm_mappings_deinit(&copy);
+	cr_assert_null(tm_mappings_copy(&mappings, &copy), "of an empty one");
+	cr_assert_eq(copy.count, 0);
+}
+
 Test(mapping, other_lines_are_errors_that_quote_them)
 {
 	static const char *const bad[] = {

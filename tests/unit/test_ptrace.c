@@ -362,6 +362,68 @@ Test(ptrace, injected_system_call_returns_its_result_and_leaves_the_registers)
 	cr_assert_arr_eq(&thread->regs, &before, sizeof(before));
 }
 
+/* ---- the memory map, which is kept while all stand still ---- */
+
+/* Maps a page, and unmaps it when told to. */
+static void body_maps(void)
+{
+	void *page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	live.shared->count[0] = (long)address_of(page);
+	live.shared->ready = 1;
+	live_await(&live.shared->go, 1);
+	munmap(page, 4096);
+	live.shared->done = 1;
+	live_await(&live.shared->go, 2);
+}
+
+static uint64_t attach_to_mapper(void)
+{
+	live_start(body_maps);
+	live_await(&live.shared->ready, 1);
+	live_attach(false);
+	return (uint64_t)live.shared->count[0];
+}
+
+static bool is_mapped(uint64_t address)
+{
+	struct tm_mappings mappings = {0};
+	bool found;
+
+	live_check(tm_target_mappings(live.target, &mappings));
+	found = tm_mappings_find(&mappings, address);
+	tm_mappings_deinit(&mappings);
+	return found;
+}
+
+Test(ptrace, the_memory_map_shows_what_a_call_of_ours_has_changed)
+{
+	uint64_t page = attach_to_mapper();
+
+	for (int i = 0; i < 2; i++)
+		cr_assert(is_mapped(page));
+	cr_assert_eq(live_system_call(SYS_munmap, page, 4096, 0), 0);
+	for (int i = 0; i < 2; i++)
+		cr_assert_not(is_mapped(page));
+}
+
+Test(ptrace, the_memory_map_shows_what_the_process_has_changed)
+{
+	uint64_t page = attach_to_mapper();
+
+	cr_assert(is_mapped(page));
+	live_resume_all();
+	cr_assert(is_mapped(page));
+	live.shared->go = 1;
+	live_run_until(&live.shared->done, 1);
+	cr_assert_not(is_mapped(page), "while it runs");
+	live_check(tm_target_stop_all(live.target, 3000));
+	cr_assert_not(is_mapped(page), "and while it stands still");
+	live_resume_all();
+	live.shared->go = 2;
+	live_run_to_end();
+}
+
 Test(ptrace, injected_system_calls_leave_running_code_alone)
 {
 	live_start(body_counters);

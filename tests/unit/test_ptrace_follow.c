@@ -474,3 +474,26 @@ Test(ptrace_follow, attach_to_a_process_that_has_ended_is_an_error)
 	cr_assert_eq(err->code, TM_ERROR_NO_PROCESS);
 	tm_error_destroy(err);
 }
+
+static void body_execs_when_told(void)
+{
+	live.shared->ready = 1;
+	live_await(&live.shared->go, 1);
+	execl("/bin/sleep", "sleep", "60", (char *)NULL);
+	_exit(1);
+}
+
+Test(ptrace_follow, an_exec_before_all_stand_still_is_told_and_no_stop_of_the_trace)
+{
+	struct tm_stop stop;
+	bool replaced = false;
+
+	live_start(body_execs_when_told);
+	live_await(&live.shared->ready, 1);
+	live_check(tm_ptrace_attach(live.pid, tm_arch_host(), &live.target));
+	live.shared->go = 1;
+	live_await_state('t');
+	live_check(tm_ptrace_begin(live.target, &replaced));
+	cr_expect(replaced);
+	cr_expect_not(tm_target_next_queued(live.target, &stop));
+}
