@@ -152,10 +152,26 @@ bool tm_return_frame_make(const struct tm_arch *arch, const struct tm_return_sta
 	if (!put_extended(out->bytes + extended_at, state, &extended_size))
 		return false;
 	out->size = extended_at + extended_size;
-	out->address = (state->regset[USER_RSP] - RED_ZONE - out->size) & ~UINT64_C(63);
+	out->address = ((state->stack ? state->stack : state->regset[USER_RSP] - RED_ZONE) - out->size) &
+		       ~UINT64_C(63);
 	put_registers(&frame, state->regset);
 	frame.context[CONTEXT_FPSTATE] = out->address + extended_at;
 	memcpy(out->bytes, &frame, sizeof(frame));
+	return true;
+}
+
+#define FLAGS_OF_CODE 0x202u /* interrupts on; DF clear, as functions want it, and no trap flag */
+
+bool tm_return_frame_enter(const struct tm_arch *arch, uint64_t *regset, uint64_t function, uint64_t argument,
+			   uint64_t sp)
+{
+	if (arch != &tm_arch_x86_64)
+		return false;
+	regset[USER_RIP] = function;
+	regset[USER_RDI] = argument;
+	regset[USER_RSP] = sp;
+	regset[USER_EFLAGS] = FLAGS_OF_CODE;
+	regset[USER_ORIG_RAX] = UINT64_MAX; /* in no system call, which would be begun again */
 	return true;
 }
 

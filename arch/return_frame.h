@@ -25,12 +25,18 @@ struct tm_return_state {
 	const uint8_t *extended; /* NT_X86_XSTATE: the floating point and vector registers */
 	size_t extended_size;
 	uint64_t restorer; /* address of code that calls rt_sigreturn */
+	uint64_t stack;	   /* upper end of the memory that the frame goes to; 0: the thread's own stack */
 };
 
 /* False: not for this architecture, or these registers. A system call that the stop has interrupted is begun
  * again, as the kernel would; one that goes on by restart_syscall(2) returns EINTR. */
 bool tm_return_frame_make(const struct tm_arch *arch, const struct tm_return_state *state,
 			  struct tm_return_frame *frame);
+
+/* Makes of a thread's NT_PRSTATUS what it enters a function with, of one argument, whose stack pointer is
+ * `sp`: the function returns to the address that is there (psABI x86-64 3.2.3). False as above. */
+bool tm_return_frame_enter(const struct tm_arch *arch, uint64_t *regset, uint64_t function, uint64_t argument,
+			   uint64_t sp);
 
 /* The code that is looked for in the target: a system call and a return behind it, and what calls
  * rt_sigreturn. NULL at the end of each list. */

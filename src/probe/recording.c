@@ -15,7 +15,6 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "probe/watchdog.h"
 #include "recorder/guard.h"
 #include "target/procfs.h"
 
@@ -50,13 +49,12 @@ struct tm_error *tm_recording_prepare(struct tm_recording_needs *needs)
 	if (!needs->ticks_per_ms)
 		needs->ticks_per_ms = measure_ticks_per_ms();
 	tm_recorder_image(&needs->image);
-	return needs->watchdog < 0 ? tm_watchdog_start(&needs->watchdog) : NULL;
+	return needs->watchdog.orders < 0 ? tm_watchdog_start(&needs->watchdog) : NULL;
 }
 
 void tm_recording_release(struct tm_recording_needs *needs)
 {
-	tm_watchdog_dismiss(needs->watchdog);
-	needs->watchdog = -1;
+	tm_watchdog_dismiss(&needs->watchdog);
 }
 
 struct tm_error *tm_recording_create(struct tm_target *target, const struct tm_recording_needs *needs,
@@ -85,7 +83,7 @@ static void unmap_ours(struct tm_recording *recording)
 		return;
 	tm_log_info("recorder: threads waited for a look %" PRIu64 " times",
 		    tm_recording_doorbell(recording));
-	tm_error_destroy(tm_watchdog_watch(recording->needs->watchdog, -1, 0));
+	tm_error_destroy(tm_watchdog_watch(&recording->needs->watchdog, -1, 0));
 	munmap(recording->memory, TM_SHARED_SIZE);
 	recording->memory = NULL;
 }
@@ -145,10 +143,13 @@ static struct tm_error *drop_left_rings(struct tm_recording *recording, uint64_t
 static struct tm_error *take_over(struct tm_recording *recording, uint64_t region)
 {
 	uint64_t enabled = tm_control_field(region, offsetof(struct tm_control, enabled));
-	const uint32_t off = 0;
+	uint64_t go = tm_control_field(region, offsetof(struct tm_control, setup.go));
+	const uint32_t off = 0, to_the_end = TM_SETUP_CLOSED;
 	bool entered = true;
 	struct tm_error *err = tm_target_write(recording->target, enabled, &off, sizeof(off));
 
+	if (!err) /* a tracer was killed while it waited for a thread there */
+		err = tm_target_write(recording->target, go, &to_the_end, sizeof(to_the_end));
 	if (!err)
 		err = tm_recording_clear(recording, region, &entered);
 	if (err || entered)
@@ -192,11 +193,8 @@ static struct tm_error *map_region(struct tm_recording *recording)
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
 				  UINT64_MAX,
 				  0};
-	const uint64_t wipe[6] = {region + TM_RECORDER_CODE_SIZE, TM_CONTROL_SIZE, MADV_WIPEONFORK};
 
 	err = call(recording, "map executable pages", SYS_mmap, code, &result);
-	if (!err)
-		err = call(recording, "mark pages", SYS_madvise, wipe, &result);
 	if (!err)
 		err = tm_target_write(recording->target, region + GUARD_OFFSET, TM_GUARD_MAGIC,
 				      sizeof(TM_GUARD_MAGIC));
@@ -229,80 +227,76 @@ static struct tm_error *map_ours(struct tm_recording *recording, int64_t number)
 		return tm_error_errno(errno, "cannot map the rings");
 	}
 	recording->rows.shared = tm_recording_words(recording);
-	return tm_watchdog_watch(recording->needs->watchdog, fd, offsetof(struct tm_shared, enabled));
+	return tm_watchdog_watch(&recording->needs->watchdog, fd, offsetof(struct tm_shared, enabled));
 }
 
-/* Are new mappings locked into memory, and so touched as a whole (mlockall(2), MCL_FUTURE)? Nothing says so
-   but the region, if it is new. */
-static bool may_be_locked(const struct tm_recording *recording)
+static const char *const setup_calls[] = {
+	[TM_SETUP_WIPE] = "mark pages",
+	[TM_SETUP_FILE] = "create a memory file",
+	[TM_SETUP_MAP] = "map the rings",
+	[TM_SETUP_UNLOCK] = "unlock the rings",
+	[TM_SETUP_OPEN] = "open the rings",
+	[TM_SETUP_NO_FORK] = "keep the rings from its children",
+	[TM_SETUP_NO_DUMP] = "keep the rings out of core dumps",
+};
+
+#define MAKING_NS	  40000u /* as it is expected */
+#define CLOSING_NS	  2000u
+#define SETUP_PATIENCE_MS 500u /* where nobody comes for it: at either stage */
+
+/* What the target has made. */
+static struct tm_error *take_made(struct tm_recording *recording)
 {
-	struct tm_thread *thread;
-	uint64_t locked = 0; /* KiB */
-	size_t i = 0;
+	struct tm_setup setup;
+	struct tm_error *err = tm_target_await_word(recording->target, CONTROL(recording, setup.stage),
+						    TM_SETUP_MADE, MAKING_NS);
 
-	thread = tm_target_next_thread(recording->target, &i);
-	return !recording->fresh || !thread ||
-	       !tm_procfs_status_number(thread->tgid, thread->tid, "VmLck", 10, &locked) || locked;
-}
-
-/* Pages that cannot be read are not touched by a lock. */
-static struct tm_error *unlock(struct tm_recording *recording)
-{
-	const uint64_t all[6] = {recording->shared, TM_SHARED_SIZE},
-		       open[6] = {recording->shared, TM_SHARED_SIZE, PROT_READ | PROT_WRITE};
-	int64_t result;
-	struct tm_error *err = call(recording, "unlock the rings", SYS_munlock, all, &result);
-
-	return err ? err : call(recording, "open the rings", SYS_mprotect, open, &result);
-}
-
-/* The target keeps no descriptor. A forked child does not inherit the pages: its control page is wiped, so
-   that nobody there looks for them. Nor does a core dump, which would touch them all: they are gigabytes. */
-static struct tm_error *map_theirs(struct tm_recording *recording, int64_t number)
-{
-	bool locked = may_be_locked(recording);
-	const uint64_t map[6] = {0,
-				 TM_SHARED_SIZE,
-				 locked ? PROT_NONE : PROT_READ | PROT_WRITE,
-				 MAP_SHARED | MAP_NORESERVE,
-				 (uint64_t)number,
-				 0};
-	int64_t result, place;
-	struct tm_error *err = call(recording, "map the rings", SYS_mmap, map, &place);
-
+	if (!err)
+		err = tm_target_read(recording->target, CONTROL(recording, setup), &setup, sizeof(setup));
 	if (err)
 		return err;
-	recording->shared = (uint64_t)place;
-	if (locked)
-		err = unlock(recording);
-	if (err)
-		return err;
-	const uint64_t keep[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTFORK},
-		       omit[6] = {recording->shared, TM_SHARED_SIZE, MADV_DONTDUMP};
-
-	err = call(recording, "keep the rings from its children", SYS_madvise, keep, &result);
-	return err ? err : call(recording, "keep the rings out of core dumps", SYS_madvise, omit, &result);
+	if (setup.shared > 0)
+		recording->shared = (uint64_t)setup.shared;
+	if (setup.failed && setup.failed < TM_ARRAY_SIZE(setup_calls))
+		return tm_error_errno((int)setup.error, "process %d cannot %s for the recorder",
+				      recording->target->pid, setup_calls[setup.failed]);
+	return map_ours(recording, setup.file);
 }
 
+static struct tm_error *let_go_on(struct tm_recording *recording)
+{
+	const uint32_t made = TM_SETUP_MADE;
+	struct tm_error *err =
+		tm_target_write(recording->target, CONTROL(recording, setup.go), &made, sizeof(made));
+
+	return err ? err
+		   : tm_target_await_word(recording->target, CONTROL(recording, setup.stage), TM_SETUP_CLOSED,
+					  CLOSING_NS);
+}
+
+/* The target keeps no descriptor. The stack is where nothing is until there are samples. */
 static struct tm_error *create_file(struct tm_recording *recording)
 {
-	static const char name[] = "tmtrace";
-	/* Where the name stands for the time of the call. */
-	uint64_t scratch = CONTROL(recording, last_block);
-	const uint64_t create[6] = {scratch, MFD_CLOEXEC};
-	int64_t number, result;
-	struct tm_error *err = tm_target_write(recording->target, scratch, name, sizeof(name));
+	const struct tm_routine routine = {
+		.entry = tm_recording_entry(recording, TM_ENTRY_SETUP),
+		.argument = recording->needs->ticks_per_ms * SETUP_PATIENCE_MS,
+		.start = recording->region,
+		.end = recording->region + recording->needs->image.size,
+		.restorer = tm_recording_entry(recording, TM_ENTRY_SETUP_RETURN),
+		.stack = CONTROL(recording, sampled) + TM_ROUTINE_STACK,
+	};
+	const struct tm_setup none = {0};
+	struct tm_error *err =
+		tm_target_write(recording->target, CONTROL(recording, setup), &none, sizeof(none));
 
+	_Static_assert(sizeof(struct tm_sampled_set) * TM_SAMPLED_SETS >= TM_ROUTINE_STACK, "room for it");
 	if (!err)
-		err = call(recording, "create a memory file", SYS_memfd_create, create, &number);
+		err = tm_target_begin_routine(recording->target, &routine);
 	if (err)
 		return err;
-	const uint64_t close[6] = {(uint64_t)number};
-
-	err = map_ours(recording, number);
-	if (!err)
-		err = map_theirs(recording, number);
-	return tm_error_first(err, call(recording, "close the memory file", SYS_close, close, &result));
+	err = take_made(recording);
+	err = tm_error_first(err, let_go_on(recording));
+	return tm_error_first(err, tm_target_end_routine(recording->target));
 }
 
 static struct tm_error *unmap_theirs(struct tm_recording *recording)

@@ -12,6 +12,7 @@
 #ifndef TM_PROBE_RECORDING_H
 #define TM_PROBE_RECORDING_H
 
+#include "probe/watchdog.h"
 #include "recorder/image.h"
 #include "recorder/ring_reader.h"
 #include "recorder/row_table.h"
@@ -21,7 +22,7 @@ struct tm_recording;
 
 /* What takes time to get, and is got while no target stands still for it. */
 struct tm_recording_needs {
-	int watchdog;			/* watchdog.h; -1: none */
+	struct tm_watchdog watchdog;
 	uint64_t ticks_per_ms;		/* of the time stamp counter; 0: not measured */
 	struct tm_recorder_image image; /* size 0: there is no recorder for this machine */
 };

@@ -61,7 +61,7 @@ bool tm_recording_read_stack(const struct tm_recording *recording, unsigned ring
 #define LOOK_NS		  20000
 #define TOGETHER_TRIES	  4u
 #define TOGETHER_PAUSE_NS 50000000
-#define STEPS_OUT	  4096u /* some dozens are enough: the recorder is off */
+#define RUN_OUT_NS	  5000000u /* at most: some dozens of instructions, for the recorder is off */
 
 /* A thread that was inside, and where that is told (tm_recorder_thread.inside). */
 struct insider {
@@ -211,17 +211,18 @@ struct tm_error *tm_recording_let_out(struct tm_recording *recording, uint64_t r
 	return err;
 }
 
-/* One that does not stand still may be anywhere. */
-static struct tm_error *step_out(struct tm_recording *recording, struct tm_thread *thread, uint64_t region,
-				 bool *in)
+/* It runs for a moment, and for a longer one where it gets no processor. It is not stepped: a tracer that
+   dies leaves a step's SIGTRAP behind, which kills. *in: one that does not stand still may be anywhere. */
+static struct tm_error *run_out(struct tm_recording *recording, struct tm_thread *thread, uint64_t region,
+				bool *in)
 {
 	struct tm_error *err = NULL;
 
-	*in = true;
-	for (unsigned i = 0; !err && i < STEPS_OUT && (*in = stands_in(recording, thread, region)) &&
-			     thread->state == TM_THREAD_STOPPED;
-	     i++)
-		err = tm_target_step(recording->target, thread);
+	*in = stands_in(recording, thread, region);
+	for (unsigned ns = LOOK_NS; !err && *in && ns <= RUN_OUT_NS; ns *= 2) {
+		err = tm_target_run_briefly(recording->target, thread, ns);
+		*in = err || stands_in(recording, thread, region);
+	}
 	return err;
 }
 
@@ -231,7 +232,7 @@ struct tm_error *tm_recording_clear(struct tm_recording *recording, uint64_t reg
 	struct tm_thread *thread;
 
 	for (size_t i = 0; !err && !*entered && (thread = tm_target_next_thread(recording->target, &i));)
-		err = step_out(recording, thread, region, entered);
+		err = run_out(recording, thread, region, entered);
 	return err;
 }
 

@@ -55,7 +55,7 @@ static void obey(struct watched *watched, const struct order *order, int fd)
 	close(fd);
 }
 
-/* False: the tracer is gone. */
+/* False: there is none. */
 static bool next_order(int socket, struct order *order, int *fd)
 {
 	union passed_file file;
@@ -67,37 +67,59 @@ static bool next_order(int socket, struct order *order, int *fd)
 	ssize_t got;
 
 	do
-		got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+		got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	while (got < 0 && errno == EINTR);
 	*fd = got > 0 ? file_of(&message) : -1;
 	return got > 0;
 }
 
-static _Noreturn void watch(int socket)
+static void obey_all(struct watched *watched, int socket)
+{
+	struct order order;
+	int fd;
+
+	while (next_order(socket, &order, &fd))
+		obey(watched, &order, fd);
+}
+
+/* False: the tracer is gone. */
+static bool sleep_until_called(int socket)
+{
+	char byte;
+	ssize_t got;
+
+	do
+		got = read(socket, &byte, 1);
+	while (got < 0 && errno == EINTR);
+	return got > 0;
+}
+
+static _Noreturn void watch(const struct tm_watchdog *ends)
 {
 	struct watched watched = {0};
-	struct order order;
 	sigset_t all;
-	int fd;
+	bool alive;
 
 	sigfillset(&all); /* Ctrl-C of the terminal is for the tracer, which comes to an orderly end */
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	setsid();
 	prctl(PR_SET_NAME, "tmtrace-watch");
-	while (next_order(socket, &order, &fd))
-		obey(&watched, &order, fd);
+	do {
+		alive = sleep_until_called(ends->attention);
+		obey_all(&watched, ends->orders);
+	} while (alive);
 	if (watched.page)
 		__atomic_store_n((uint32_t *)((char *)watched.page + watched.in_page), 0, __ATOMIC_RELEASE);
 	_exit(0);
 }
 
 /* The tracer's children are its targets: the watchdog is nobody's child. */
-static _Noreturn void leave_watching(int socket)
+static _Noreturn void leave_watching(const struct tm_watchdog *ends)
 {
 	pid_t pid = fork();
 
 	if (pid == 0)
-		watch(socket);
+		watch(ends);
 	_exit(pid < 0);
 }
 
@@ -110,31 +132,54 @@ static void close_standard_files(void)
 
 /* ---- the tracer's side ---- */
 
-struct tm_error *tm_watchdog_start(int *watchdog)
+/* ours and its: the ends of both sockets. */
+static bool make_sockets(struct tm_watchdog *ours, struct tm_watchdog *its)
 {
-	int ends[2], status = 0;
+	int orders[2], attention[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, orders) < 0)
+		return false;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, attention) < 0) {
+		close(orders[0]);
+		close(orders[1]);
+		return false;
+	}
+	*ours = (struct tm_watchdog){orders[0], attention[0]};
+	*its = (struct tm_watchdog){orders[1], attention[1]};
+	return true;
+}
+
+static void close_sockets(struct tm_watchdog *ends)
+{
+	close(ends->orders);
+	close(ends->attention);
+	*ends = TM_NO_WATCHDOG;
+}
+
+struct tm_error *tm_watchdog_start(struct tm_watchdog *watchdog)
+{
+	struct tm_watchdog its;
+	int status = 0;
 	pid_t pid;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+	if (!make_sockets(watchdog, &its))
 		return tm_error_errno(errno, "cannot create a pair of sockets");
 	pid = fork();
 	if (pid == 0) {
-		close(ends[1]);
+		close_sockets(watchdog);
 		close_standard_files();
-		leave_watching(ends[0]);
+		leave_watching(&its);
 	}
-	close(ends[0]);
+	close_sockets(&its);
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (pid > 0 && status == 0) {
-		*watchdog = ends[1];
+	if (pid > 0 && status == 0)
 		return NULL;
-	}
-	close(ends[1]);
+	close_sockets(watchdog);
 	return tm_error_create(TM_ERROR_OTHER, "cannot start the watchdog process");
 }
 
-struct tm_error *tm_watchdog_watch(int watchdog, int fd, size_t offset)
+struct tm_error *tm_watchdog_watch(const struct tm_watchdog *watchdog, int fd, size_t offset)
 {
 	struct order order = {offset};
 	union passed_file file = {0};
@@ -151,15 +196,17 @@ struct tm_error *tm_watchdog_watch(int watchdog, int fd, size_t offset)
 		control->cmsg_len = CMSG_LEN(sizeof(fd));
 		memcpy(CMSG_DATA(control), &fd, sizeof(fd));
 	}
-	if (sendmsg(watchdog, &message, MSG_NOSIGNAL) < 0)
+	if (sendmsg(watchdog->orders, &message, MSG_NOSIGNAL) < 0)
 		return tm_error_errno(errno, "the watchdog process is gone");
+	if (fd < 0) /* or the file that it had before would live on with the order */
+		send(watchdog->attention, "", 1, MSG_NOSIGNAL);
 	return NULL;
 }
 
-void tm_watchdog_dismiss(int watchdog)
+void tm_watchdog_dismiss(struct tm_watchdog *watchdog)
 {
-	if (watchdog < 0)
+	if (watchdog->orders < 0)
 		return;
 	tm_error_destroy(tm_watchdog_watch(watchdog, -1, 0));
-	close(watchdog);
+	close_sockets(watchdog);
 }

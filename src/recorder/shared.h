@@ -464,6 +464,30 @@ static inline uint32_t tm_sampled_set(uint64_t block)
 	return (uint32_t)((block >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 51);
 }
 
+/* What setup.c makes, and how far it is. */
+enum tm_setup_stage {
+	TM_SETUP_MADE = 1, /* all or what could be; now the tracer opens the file, */
+	TM_SETUP_CLOSED,   /* and it is closed: waits to be taken away */
+};
+
+enum tm_setup_call {
+	TM_SETUP_WIPE = 1,
+	TM_SETUP_FILE,
+	TM_SETUP_MAP,
+	TM_SETUP_UNLOCK,
+	TM_SETUP_OPEN,
+	TM_SETUP_NO_FORK,
+	TM_SETUP_NO_DUMP,
+};
+
+struct tm_setup {
+	uint32_t stage, go; /* enum tm_setup_stage: reached; to go on from, which the tracer writes */
+	uint32_t failed;    /* enum tm_setup_call; 0: none */
+	int64_t error;	    /* errno of it */
+	int64_t file,
+		shared; /* the memory file's descriptor, and where it is mapped; negative: they are not */
+};
+
 struct tm_control {
 	char magic[16];
 	uint32_t enabled;	/* 0 (also: wiped, in a forked child): record nothing */
@@ -474,6 +498,7 @@ struct tm_control {
 	uint64_t shared;	/* address of struct tm_shared in the target */
 	uint64_t unringed;	/* events of threads for which no ring was left */
 	uint64_t crowded_until; /* by the time stamp counter: who waits sleeps, and does not yield */
+	struct tm_setup setup;
 	struct tm_recorder_python python;
 	/* The block that was allocated last under the interpreter's lock, and by what: an object that is made
 	   in it at once needs no record. */
@@ -508,6 +533,8 @@ enum tm_recorder_entry {
 	TM_ENTRY_NATIVE_LOADER, /* before the call */
 	TM_ENTRY_NATIVE_RESIZE, /* before the call, with the pad's words on the stack */
 	TM_ENTRY_NATIVE_LEAVE,	/* behind the call, with its result in rax and the pad's words on the stack */
+	TM_ENTRY_SETUP,		/* (ticks): setup.c */
+	TM_ENTRY_SETUP_RETURN,	/* where that returns to */
 	TM_ENTRY_COUNT,
 };
 

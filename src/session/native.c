@@ -116,7 +116,7 @@ struct tm_error *tm_native_prepare(struct tm_session *session)
 	if (!tm_native_may_record(session) || session->traced != TM_SESSION_NATIVE || session->native)
 		return NULL;
 	err = install(session);
-	if (!err || wants_pads(session) || err->code == TM_ERROR_NO_PROCESS)
+	if (!err || wants_pads(session) || err->code == TM_ERROR_NO_PROCESS || err->code == TM_ERROR_TIMEOUT)
 		return err;
 	session->native_refused = true;
 	reason = err;

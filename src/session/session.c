@@ -638,7 +638,8 @@ struct tm_error *tm_session_run(const struct tm_session_config *config, struct t
 	if (!session)
 		return tm_error_out_of_memory();
 	session->config = config;
-	session->root_fd = session->proc_fd = session->recording_needs.watchdog = -1;
+	session->root_fd = session->proc_fd = -1;
+	session->recording_needs.watchdog = TM_NO_WATCHDOG;
 	session->next_save_ns = SAVE_NS;
 	err = prepare(session);
 	if (!err)

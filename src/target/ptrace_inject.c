@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "arch/return_frame.h"
 #include "base/log.h"
@@ -191,6 +192,7 @@ struct tm_caller {
 	uint64_t saved[TM_REGSET_MAX / 8]; /* its registers */
 	uint64_t mask;			   /* and its blocked signals */
 	uint64_t away[TM_REGSET_MAX / 8];  /* registers for a call, but for its number and arguments */
+	bool is_settled;		   /* it has run nothing since it was settled */
 };
 
 /* A seccomp filter may KILL the process for a system call that it does not expect: never in a thread that has
@@ -221,16 +223,24 @@ static void put_word(uint64_t *regset, uint16_t offset, uint64_t value)
 	memcpy((char *)regset + offset, &value, sizeof(value));
 }
 
+static void note_event_stop(struct tm_thread *thread, int status)
+{
+	thread->backend &= ~(uint64_t)(THREAD_IN_CALL | THREAD_GROUP_STOP);
+	if (tm_ptrace_is_stop_signal(WSTOPSIG(status)))
+		thread->backend |= THREAD_GROUP_STOP;
+}
+
 /* Runs the thread on to a stop by PTRACE_INTERRUPT: in no system call, before its next instruction. A group
    stop in effect gives the stop signal's number instead of SIGTRAP: any event stop will do. */
 static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 {
+	bool stands = thread->state == TM_THREAD_STOPPED;
 	int status;
 
 	if (ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL) < 0)
 		return tm_ptrace_thread_error(thread, "interrupt");
-	for (;;) {
-		struct tm_error *err = tm_ptrace_restart(pt, thread, PTRACE_CONT, 0);
+	for (;; stands = true) {
+		struct tm_error *err = stands ? tm_ptrace_restart(pt, thread, PTRACE_CONT, 0) : NULL;
 
 		if (err)
 			return err;
@@ -243,9 +253,7 @@ static struct tm_error *settle(struct tm_ptrace *pt, struct tm_thread *thread)
 		if (status >> 16 == 0)
 			thread->signal = WSTOPSIG(status);
 	}
-	thread->backend &= ~(uint64_t)(THREAD_IN_CALL | THREAD_GROUP_STOP);
-	if (tm_ptrace_is_stop_signal(WSTOPSIG(status)))
-		thread->backend |= THREAD_GROUP_STOP;
+	note_event_stop(thread, status);
 	return NULL;
 }
 
@@ -327,7 +335,7 @@ static struct tm_error *return_caller(struct tm_ptrace *pt)
 	if (!caller)
 		return NULL;
 	pt->caller = NULL;
-	err = settle(pt, caller->thread);
+	err = caller->is_settled ? NULL : settle(pt, caller->thread);
 	if (!err || err->code != TM_ERROR_NO_PROCESS) {
 		err = tm_error_first(err, bring_back(pt, caller));
 		caller->thread->regs_valid = caller->regs_valid && !err;
@@ -347,6 +355,7 @@ static struct tm_error *run_call(struct tm_ptrace *pt, long number, const uint64
 	uint64_t regset[TM_REGSET_MAX / 8], mask;
 	struct tm_error *err;
 
+	pt->caller->is_settled = false;
 	memcpy(regset, pt->caller->away, sizeof(regset));
 	put_word(regset, arch->syscall_number, (uint64_t)number);
 	for (int i = 0; i < 6; i++)
@@ -393,4 +402,133 @@ struct tm_error *tm_ptrace_end_calls(struct tm_target *target)
 {
 	tm_ptrace_of(target)->keeps_caller = false;
 	return return_caller(tm_ptrace_of(target));
+}
+
+struct tm_error *tm_ptrace_run_briefly(struct tm_target *target, struct tm_thread *thread, uint64_t ns)
+{
+	const struct timespec moment = {0, (long)ns};
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	enum tm_ptrace_now now;
+	struct tm_error *err;
+	int status;
+
+	if (thread->state != TM_THREAD_STOPPED || thread->signal)
+		return NULL;
+	err = tm_ptrace_flush_pc(target, thread);
+	if (!err)
+		err = tm_ptrace_restart(pt, thread, PTRACE_CONT, 0);
+	if (err)
+		return err;
+	nanosleep(&moment, NULL); /* SIGCHLD may be pending, of an earlier stop */
+	/* A stop that was asked for already comes before its first instruction. To ask again would bring the
+	   next one there. */
+	now = tm_ptrace_look_at_thread(pt, thread, &status);
+	if (now == TM_PTRACE_ENDED)
+		return NULL;
+	if (now == TM_PTRACE_RUNS)
+		return settle(pt, thread);
+	thread->state = TM_THREAD_STOPPED;
+	if (status >> 16 == 0)
+		thread->signal = WSTOPSIG(status);
+	note_event_stop(thread, status);
+	return NULL;
+}
+
+/* ---- routines ---- */
+
+/* The way back is in the memory that the routine has for its stack, above that. */
+static struct tm_error *prepare_routine(struct tm_ptrace *pt, const struct tm_routine *routine,
+					uint64_t *regset)
+{
+	_cleanup_free_ struct tm_return_frame *frame = aligned_alloc(64, sizeof(*frame));
+	struct tm_caller *caller = pt->caller;
+	const struct tm_arch *arch = pt->base.arch;
+	uint8_t extended[TM_RETURN_FRAME_MAX];
+	struct tm_return_state state = {
+		.regset = caller->saved,
+		.signal_mask = caller->mask,
+		.extended = extended,
+		.extended_size = sizeof(extended),
+		.restorer = routine->restorer,
+		.stack = routine->stack,
+	};
+
+	if (!frame)
+		return tm_error_out_of_memory();
+	memcpy(regset, caller->saved, sizeof(caller->saved));
+	if (!read_extended(caller->thread, extended, &state.extended_size) ||
+	    !tm_return_frame_make(arch, &state, frame) ||
+	    !tm_return_frame_enter(arch, regset, routine->entry, routine->argument, frame->address))
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "thread %d would not find back by itself",
+				       caller->thread->tid);
+	return tm_target_write(&pt->base, frame->address, frame->bytes, frame->size);
+}
+
+struct tm_error *tm_ptrace_begin_routine(struct tm_target *target, const struct tm_routine *routine)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	uint64_t regset[TM_REGSET_MAX / 8], mask;
+	struct tm_error *err = pt->caller ? NULL : take_caller(pt, NULL);
+
+	if (!err)
+		err = prepare_routine(pt, routine, regset);
+	if (!err)
+		pt->caller->is_settled = false;
+	if (!err)
+		err = tm_ptrace_set_regset(pt->caller->thread, regset, target->arch->regset_size);
+	if (!err)
+		err = tm_ptrace_block_signals(pt->caller->thread, &mask);
+	if (!err)
+		err = tm_ptrace_restart(pt, pt->caller->thread, PTRACE_CONT, 0);
+	if (!err)
+		pt->routine = *routine;
+	return err;
+}
+
+struct tm_error *tm_ptrace_await_word(struct tm_target *target, uint64_t address, uint32_t value,
+				      uint64_t expected_ns)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	struct tm_error *err;
+
+	if (!pt->caller)
+		return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended while it was worked on");
+	err = tm_ptrace_await_word_of(pt, pt->caller->thread, address, value, expected_ns);
+	if (err && err->code == TM_ERROR_NO_PROCESS)
+		forget_caller(pt);
+	return err;
+}
+
+/* Has it waited? If not, it has its registers back already, and they are not to be touched. */
+static struct tm_error *check_waited(struct tm_ptrace *pt)
+{
+	const struct tm_arch *arch = pt->base.arch;
+	uint64_t regset[TM_REGSET_MAX / 8], pc;
+	pid_t tid = pt->caller->thread->tid;
+	struct tm_error *err = tm_ptrace_get_regset(pt->caller->thread, regset, arch->regset_size);
+
+	if (err)
+		return err;
+	memcpy(&pc, (char *)regset + arch->regset_offsets[arch->pc], sizeof(pc));
+	if (pc - pt->routine.start < pt->routine.end - pt->routine.start)
+		return NULL;
+	forget_caller(pt);
+	return tm_error_create(TM_ERROR_TIMEOUT, "thread %d of process %d has not waited for tmtrace", tid,
+			       pt->base.pid);
+}
+
+struct tm_error *tm_ptrace_end_routine(struct tm_target *target)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	struct tm_error *err;
+
+	if (!pt->caller) /* it has ended */
+		return NULL;
+	err = settle(pt, pt->caller->thread);
+	if (err && err->code == TM_ERROR_NO_PROCESS)
+		forget_caller(pt);
+	if (err)
+		return err;
+	pt->caller->is_settled = true;
+	return check_waited(pt);
 }

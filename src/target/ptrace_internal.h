@@ -42,6 +42,7 @@ struct tm_ptrace {
 	uint64_t syscall_image;			 /* the image in which they were looked for */
 	struct tm_caller *caller;		 /* the thread that is away to run calls; NULL: none */
 	bool keeps_caller;			 /* it is not brought back after each */
+	struct tm_routine routine;		 /* that it runs, or has run last */
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
@@ -96,6 +97,11 @@ struct tm_error *tm_ptrace_system_call(struct tm_target *target, struct tm_threa
 				       const uint64_t arguments[6], int64_t *result);
 void tm_ptrace_begin_calls(struct tm_target *target);
 struct tm_error *tm_ptrace_end_calls(struct tm_target *target);
+struct tm_error *tm_ptrace_run_briefly(struct tm_target *target, struct tm_thread *thread, uint64_t ns);
+struct tm_error *tm_ptrace_begin_routine(struct tm_target *target, const struct tm_routine *routine);
+struct tm_error *tm_ptrace_await_word(struct tm_target *target, uint64_t address, uint32_t value,
+				      uint64_t expected_ns);
+struct tm_error *tm_ptrace_end_routine(struct tm_target *target);
 
 /* ptrace_cpu.c */
 /* Narrows the thread's affinity to our CPU for its wake-up, if it is steered; its own goes to *own and must
@@ -114,6 +120,12 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);
 /* Waits until some thread has stopped, at most timeout_ms. */
+/* The same without waiting. */
+enum tm_ptrace_now { TM_PTRACE_RUNS, TM_PTRACE_STANDS, TM_PTRACE_ENDED };
+enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);
+/* A thread that runs writes it; what stops it meanwhile is passed over. */
+struct tm_error *tm_ptrace_await_word_of(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t address,
+					 uint32_t value, uint64_t expected_ns);
 void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms);
 /* Waits for one thread; its end is noted (and queued, if it was the last). false: it is gone. */
 bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);

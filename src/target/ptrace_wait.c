@@ -492,6 +492,76 @@ bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *
 	return false;
 }
 
+/* ---- a thread that runs a routine ---- */
+
+#define ROUTINE_TIMEOUT_MS 5000u
+
+enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
+{
+	pid_t tid = thread->tid, got = waitpid(tid, status, __WALL | WNOHANG);
+	struct tm_stop stop;
+
+	if (got != tid)
+		return TM_PTRACE_RUNS;
+	if (WIFSTOPPED(*status))
+		return TM_PTRACE_STANDS;
+	if (thread_ended(pt, tid, *status, &stop) == OUTCOME_REPORT)
+		queue(pt, &stop);
+	return TM_PTRACE_ENDED;
+}
+
+/* Runs it on where it has stopped: its signals are blocked, and a group stop is asked for again. */
+static struct tm_error *keep_running(struct tm_ptrace *pt, struct tm_thread *thread)
+{
+	int status;
+
+	switch (tm_ptrace_look_at_thread(pt, thread, &status)) {
+	case TM_PTRACE_RUNS:
+		return NULL;
+	case TM_PTRACE_ENDED:
+		return tm_error_create(TM_ERROR_NO_PROCESS, "a thread ended while it was worked on");
+	case TM_PTRACE_STANDS:
+		break;
+	}
+	if (status >> 16 == 0)
+		thread->signal = WSTOPSIG(status);
+	return tm_ptrace_restart(pt, thread, PTRACE_CONT, 0);
+}
+
+static void wait_for_look(struct tm_ptrace *pt, uint64_t until_ns)
+{
+	uint64_t begin = tm_monotonic_ns(), now = begin;
+
+	while (now < until_ns) {
+		if (now - begin > AWAKE_NS || !stay_awake(pt))
+			tm_ptrace_pause(&pt->base, until_ns - now);
+		now = tm_monotonic_ns();
+	}
+}
+
+struct tm_error *tm_ptrace_await_word_of(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t address,
+					 uint32_t value, uint64_t expected_ns)
+{
+	uint64_t begin = tm_monotonic_ns(), look = begin + expected_ns;
+	uint32_t present = !value;
+	struct tm_error *err;
+
+	for (;;) {
+		wait_for_look(pt, look);
+		err = tm_target_read(&pt->base, address, &present, sizeof(present));
+		if (err || present == value)
+			return err;
+		if (look - begin > ROUTINE_TIMEOUT_MS * UINT64_C(1000000))
+			return tm_error_create(TM_ERROR_TIMEOUT,
+					       "thread %d of process %d has not come far enough within %u ms",
+					       thread->tid, pt->base.pid, ROUTINE_TIMEOUT_MS);
+		err = keep_running(pt, thread);
+		if (err)
+			return err;
+		look = tm_monotonic_ns() + expected_ns / 2;
+	}
+}
+
 /* ---- all threads ---- */
 
 static void interrupt_all(struct tm_ptrace *pt)

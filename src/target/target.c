@@ -115,6 +115,27 @@ struct tm_error *tm_target_system_call(struct tm_target *target, struct tm_threa
 	return target->ops->system_call(target, preferred, number, arguments, result);
 }
 
+struct tm_error *tm_target_run_briefly(struct tm_target *target, struct tm_thread *thread, uint64_t ns)
+{
+	return target->ops->run_briefly(target, thread, ns);
+}
+
+struct tm_error *tm_target_begin_routine(struct tm_target *target, const struct tm_routine *routine)
+{
+	return target->ops->begin_routine(target, routine);
+}
+
+struct tm_error *tm_target_await_word(struct tm_target *target, uint64_t address, uint32_t value,
+				      uint64_t expected_ns)
+{
+	return target->ops->await_word(target, address, value, expected_ns);
+}
+
+struct tm_error *tm_target_end_routine(struct tm_target *target)
+{
+	return target->ops->end_routine(target);
+}
+
 void tm_target_begin_calls(struct tm_target *target)
 {
 	if (target->ops->begin_calls)

@@ -63,6 +63,17 @@ struct tm_stop {
 	int wait_status;  /* EXIT */
 };
 
+/* Code that has been written into the target, for one of its threads to run: it says by words in memory how
+ * far it is, and waits at its end. Where it waits for long it returns, and the thread is as it was before:
+ * nobody takes it away any more. */
+struct tm_routine {
+	uint64_t entry, argument; /* its address, and its only argument */
+	uint64_t start, end;	  /* all of its code */
+	uint64_t restorer;	  /* code that calls rt_sigreturn, where it returns to */
+	uint64_t stack;		  /* the upper end of TM_ROUTINE_STACK bytes that nobody else uses */
+};
+#define TM_ROUTINE_STACK 32768u
+
 struct tm_target_ops {
 	struct tm_error *(*wait)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*poll)(struct tm_target *target, struct tm_stop *stop);
@@ -91,6 +102,11 @@ struct tm_target_ops {
 					const uint64_t arguments[6], int64_t *result);
 	void (*begin_calls)(struct tm_target *target);		 /* NULL, and so the next: */
 	struct tm_error *(*end_calls)(struct tm_target *target); /* each call is alone */
+	struct tm_error *(*run_briefly)(struct tm_target *target, struct tm_thread *thread, uint64_t ns);
+	struct tm_error *(*begin_routine)(struct tm_target *target, const struct tm_routine *routine);
+	struct tm_error *(*await_word)(struct tm_target *target, uint64_t address, uint32_t value,
+				       uint64_t expected_ns);
+	struct tm_error *(*end_routine)(struct tm_target *target);
 	struct tm_error *(*mappings)(struct tm_target *target, struct tm_mappings *mappings);
 	struct tm_error *(*detach)(struct tm_target *target);
 	void (*destroy)(struct tm_target *target);
@@ -167,6 +183,10 @@ struct tm_memory tm_target_memory(struct tm_target *target);
 /* Executes one instruction of a stopped thread; for stepping in place only. */
 struct tm_error *tm_target_step(struct tm_target *target, struct tm_thread *thread);
 
+/* Lets a stopped thread run alone for about so long, though the process may be stopped by a signal. One that
+   has a signal to take stays where it is. */
+struct tm_error *tm_target_run_briefly(struct tm_target *target, struct tm_thread *thread, uint64_t ns);
+
 /* Runs a system call in the target, in a thread that no seccomp filter watches, while all threads stand still
    or `preferred` does. TM_ERROR_UNSUPPORTED names the reason if there is no such thread. *result is as the
    kernel returns it: negative errno. */
@@ -177,6 +197,19 @@ struct tm_error *tm_target_system_call(struct tm_target *target, struct tm_threa
    that takes a third less time. Threads must not be looked at meanwhile. */
 void tm_target_begin_calls(struct tm_target *target);
 struct tm_error *tm_target_end_calls(struct tm_target *target);
+
+/*
+ * The thread that runs system calls runs a routine, between tm_target_begin_calls and tm_target_end_calls;
+ * its signals are blocked, and there can be no calls until the end. The tracer may die at any time.
+ *
+ * tm_target_await_word returns when a word of the target has a value, which the routine writes. It is looked
+ * at after the time that it is expected to take: a look takes the lock of the memory map. TM_ERROR_TIMEOUT,
+ * of it as of the end: the thread has not come so far, or has not waited.
+ */
+struct tm_error *tm_target_begin_routine(struct tm_target *target, const struct tm_routine *routine);
+struct tm_error *tm_target_await_word(struct tm_target *target, uint64_t address, uint32_t value,
+				      uint64_t expected_ns);
+struct tm_error *tm_target_end_routine(struct tm_target *target);
 
 struct tm_error *tm_target_mappings(struct tm_target *target, struct tm_mappings *mappings);
 

@@ -33,6 +33,7 @@
 enum {
 	REGS_RBP = 4,
 	REGS_RAX = 10,
+	REGS_RDI = 14,
 	REGS_ORIG_RAX = 15,
 	REGS_RIP = 16,
 	REGS_CS = 17,
@@ -71,7 +72,7 @@ static void setup(void)
 	regset[REGS_RIP] = PC;
 	regset[REGS_ORIG_RAX] = UINT64_MAX;
 	memcpy(extended + XCR0, &x87_sse_avx, sizeof(x87_sse_avx));
-	state = (struct tm_return_state){regset, 0, extended, WITH_AVX, 0x1234};
+	state = (struct tm_return_state){regset, 0, extended, WITH_AVX, 0x1234, 0};
 }
 
 TestSuite(return_frame, .init = setup);
@@ -103,6 +104,36 @@ Test(return_frame, stands_below_the_red_zone_and_aligned)
 		cr_expect_eq(context_word(CONTEXT_FPSTATE) % 64, 0, "as XRSTOR wants it");
 		cr_expect_lt(context_word(CONTEXT_FPSTATE) - frame.address, frame.size);
 	}
+}
+
+Test(return_frame, stands_at_the_end_of_the_memory_that_is_given_for_it)
+{
+	state.stack = 0x200018;
+	cr_assert(tm_return_frame_make(arch, &state, &frame));
+	cr_expect_eq(frame.address % 64, 0);
+	cr_expect_leq(frame.address + frame.size, 0x200018);
+	cr_expect_geq(frame.address + frame.size, 0x200018 - 64);
+	cr_expect_eq(context_word(CONTEXT_RSP), SP);
+	cr_expect_eq(context_word(CONTEXT_FPSTATE) % 64, 0);
+}
+
+Test(return_frame, a_function_is_entered_with_its_argument_and_a_clear_direction_flag)
+{
+	uint64_t before[REGS_COUNT];
+
+	for (unsigned i = 0; i < REGS_COUNT; i++)
+		regset[i] = before[i] = 0x100 + i;
+	regset[REGS_EFLAGS] = before[REGS_EFLAGS] = 0x10ff; /* reserved bits, CF to OF, TF: a handler's */
+	cr_assert(tm_return_frame_enter(arch, regset, 0x5000, 7, 0x8000));
+	cr_expect_eq(regset[REGS_RIP], 0x5000);
+	cr_expect_eq(regset[REGS_RDI], 7);
+	cr_expect_eq(regset[REGS_RSP], 0x8000);
+	cr_expect_eq(regset[REGS_EFLAGS], 0x202);
+	cr_expect_eq(regset[REGS_ORIG_RAX], UINT64_MAX);
+	for (unsigned i = 0; i < REGS_COUNT; i++)
+		if (i != REGS_RIP && i != REGS_RDI && i != REGS_RSP && i != REGS_EFLAGS && i != REGS_ORIG_RAX)
+			cr_expect_eq(regset[i], before[i], "word %u", i);
+	cr_expect_not(tm_return_frame_enter(&tm_arch_aarch64, regset, 0x5000, 7, 0x8000));
 }
 
 Test(return_frame, has_the_restorer_on_top)

@@ -36,9 +36,10 @@ static uint32_t word(const struct file *file)
 
 /* Runs `trace` with a watchdog as a process of its own, and returns when that and the watchdog have ended:
    each of the two keeps the pipe's end open. */
-static void run(void (*trace)(int watchdog))
+static void run(void (*trace)(struct tm_watchdog *watchdog))
 {
-	int ends[2], watchdog = -1;
+	struct tm_watchdog watchdog = TM_NO_WATCHDOG;
+	int ends[2];
 	pid_t pid;
 	char byte;
 
@@ -49,7 +50,7 @@ static void run(void (*trace)(int watchdog))
 
 		if (err)
 			_exit(1);
-		trace(watchdog);
+		trace(&watchdog);
 		_exit(0);
 	}
 	close(ends[1]);
@@ -60,13 +61,13 @@ static void run(void (*trace)(int watchdog))
 
 static struct file file, other;
 
-static void die(int watchdog)
+static void die(struct tm_watchdog *watchdog)
 {
 	if (!tm_watchdog_watch(watchdog, file.fd, OFFSET))
 		kill(getpid(), SIGKILL);
 }
 
-static void close_and_die(int watchdog)
+static void close_and_die(struct tm_watchdog *watchdog)
 {
 	if (!tm_watchdog_watch(watchdog, file.fd, OFFSET)) {
 		close(file.fd);
@@ -74,25 +75,25 @@ static void close_and_die(int watchdog)
 	}
 }
 
-static void dismiss(int watchdog)
+static void dismiss(struct tm_watchdog *watchdog)
 {
 	if (!tm_watchdog_watch(watchdog, file.fd, OFFSET))
 		tm_watchdog_dismiss(watchdog);
 }
 
-static void turn_to_the_other(int watchdog)
+static void turn_to_the_other(struct tm_watchdog *watchdog)
 {
 	if (!tm_watchdog_watch(watchdog, file.fd, OFFSET) && !tm_watchdog_watch(watchdog, other.fd, OFFSET))
 		kill(getpid(), SIGKILL);
 }
 
-static void let_be(int watchdog)
+static void let_be(struct tm_watchdog *watchdog)
 {
 	if (!tm_watchdog_watch(watchdog, file.fd, OFFSET) && !tm_watchdog_watch(watchdog, -1, 0))
 		kill(getpid(), SIGKILL);
 }
 
-static void watch_nothing(int watchdog)
+static void watch_nothing(struct tm_watchdog *watchdog)
 {
 	(void)watchdog;
 }

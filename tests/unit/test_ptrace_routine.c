@@ -1,0 +1,313 @@
+/* Routines: code of the target that one of its threads runs for the tracer, and where it goes from there. */
+#include <criterion/criterion.h>
+
+#ifdef __x86_64__
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support/live_child.h"
+#include "target/procfs.h"
+
+TestSuite(ptrace_routine, .init = live_setup, .fini = live_teardown, .timeout = 60);
+
+/* ---- the routine, which the child has as we have ---- */
+
+extern const char routine_begin[], routine_end[], routine_return[];
+void routine_code(uint64_t patience);
+
+/* What it works on; in the child's memory. */
+static volatile uint32_t stage, go;
+static volatile uint64_t argument;
+static _Alignas(64) uint8_t memory[TM_ROUTINE_STACK];
+
+/* stage = 1; until go is 1, or it has looked as often as its argument says; stage = 2; the same for go 2. */
+__asm__("	.text\n"
+	"	.globl routine_begin, routine_end, routine_return, routine_code\n"
+	"routine_begin:\n"
+	"routine_code:\n"
+	"	push %rdi\n"
+	"	mov %rdi, argument(%rip)\n"
+	"	xor %eax, %eax\n"
+	"1:	inc %eax\n"
+	"	mov %eax, stage(%rip)\n"
+	"	mov (%rsp), %rcx\n"
+	"2:	pause\n"
+	"	cmp %eax, go(%rip)\n"
+	"	je 3f\n"
+	"	dec %rcx\n"
+	"	jnz 2b\n"
+	"3:	cmp $2, %eax\n"
+	"	jne 1b\n"
+	"	pop %rdi\n"
+	"	ret\n"
+	"routine_end:\n"
+	"routine_return:\n"
+	"	mov $15, %eax\n"
+	"	syscall\n");
+
+#define FOR_EVER UINT64_MAX
+#define BRIEFLY	 1000u
+
+static uint64_t address_of(const volatile void *object)
+{
+	return (uint64_t)(uintptr_t)object;
+}
+
+static struct tm_error *begin(uint64_t patience)
+{
+	const struct tm_routine routine = {
+		.entry = address_of(routine_begin),
+		.argument = patience,
+		.start = address_of(routine_begin),
+		.end = address_of(routine_end),
+		.restorer = address_of(routine_return),
+		.stack = address_of(memory + sizeof(memory)),
+	};
+
+	tm_target_begin_calls(live.target);
+	return tm_target_begin_routine(live.target, &routine);
+}
+
+static void await(uint32_t value)
+{
+	live_check(tm_target_await_word(live.target, address_of(&stage), value, 1000));
+}
+
+static void let_go_on(void)
+{
+	const uint32_t one = 1;
+
+	live_check(tm_target_write(live.target, address_of(&go), &one, sizeof(one)));
+}
+
+static void expect_error(struct tm_error *err, enum tm_error_code code)
+{
+	cr_assert_not_null(err);
+	cr_expect_eq(err->code, code, "%s", err->message);
+	tm_error_destroy(err);
+}
+
+/* ---- the child ---- */
+
+static void note_signal(int signal)
+{
+	(void)signal;
+	live.shared->signals++;
+}
+
+/* Counts, and says at the end whether what it has in registers is still right. */
+static void body_counts(void)
+{
+	unsigned long sum = 0, i = 0;
+	double exact = 0;
+
+	signal(SIGUSR1, note_signal);
+	live.shared->ready = 1;
+	while (!live.shared->go) {
+		i++;
+		sum += i;
+		exact += 1;
+		live.shared->count[0] = (long)i;
+	}
+	live.shared->result = sum == i * (i + 1) / 2 && exact == (double)i;
+	live.shared->done = 1;
+}
+
+static void body_reads(void)
+{
+	int ends[2];
+	char byte;
+
+	if (pipe(ends))
+		_exit(1);
+	live.shared->pid = ends[1];
+	live.shared->ready = 1;
+	live.shared->result = (int)read(ends[0], &byte, 1);
+	live.shared->error = errno;
+	live.shared->done = 1;
+}
+
+static void await_count(long at_least)
+{
+	while (live.shared->count[0] < at_least)
+		sched_yield();
+}
+
+static void attach(void (*body)(void))
+{
+	live_start(body);
+	live_await(&live.shared->ready, 1);
+	live_attach(false);
+}
+
+static void expect_right_end(void)
+{
+	live.shared->go = 1;
+	live_run_to_end();
+	cr_expect_eq(live.wait_status, 0);
+	cr_expect_eq(live.shared->result, 1);
+}
+
+/* ---- taken away ---- */
+
+Test(ptrace_routine, a_thread_runs_it_and_is_brought_back)
+{
+	attach(body_counts);
+	for (unsigned i = 0; i < 100; i++) {
+		const uint32_t none[2] = {0};
+		uint64_t seen;
+
+		live_check(tm_target_write(live.target, address_of(&stage), &none[0], sizeof(none[0])));
+		live_check(tm_target_write(live.target, address_of(&go), &none[1], sizeof(none[1])));
+		live_check(begin(FOR_EVER - i));
+		await(1);
+		live_check(tm_target_read(live.target, address_of(&argument), &seen, sizeof(seen)));
+		cr_expect_eq(seen, FOR_EVER - i);
+		let_go_on();
+		await(2);
+		live_check(tm_target_end_routine(live.target));
+		live_check(tm_target_end_calls(live.target));
+		live_resume_all();
+		live_check(tm_target_stop_all(live.target, 3000));
+	}
+	live_resume_all();
+	expect_right_end();
+}
+
+Test(ptrace_routine, system_calls_go_before_it_and_behind_it)
+{
+	attach(body_counts);
+	tm_target_begin_calls(live.target);
+	cr_expect_eq(live_system_call(SYS_getpid, 0, 0, 0), live.pid);
+	live_check(begin(FOR_EVER));
+	await(1);
+	let_go_on();
+	await(2);
+	live_check(tm_target_end_routine(live.target));
+	cr_expect_eq(live_system_call(SYS_getpid, 0, 0, 0), live.pid);
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
+	expect_right_end();
+}
+
+Test(ptrace_routine, signals_wait_until_it_is_over)
+{
+	attach(body_counts);
+	live_check(begin(FOR_EVER));
+	await(1);
+	kill(live.pid, SIGUSR1);
+	let_go_on();
+	await(2);
+	live_check(tm_target_end_routine(live.target));
+	cr_expect_eq(live.shared->signals, 0);
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
+	live_run_until(&live.shared->signals, 1);
+	expect_right_end();
+}
+
+Test(ptrace_routine, a_stop_signal_does_not_hold_it_up)
+{
+	attach(body_counts);
+	live_check(begin(FOR_EVER));
+	await(1);
+	kill(live.pid, SIGSTOP);
+	let_go_on();
+	await(2);
+	live_check(tm_target_end_routine(live.target));
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
+	kill(live.pid, SIGCONT);
+	expect_right_end();
+}
+
+Test(ptrace_routine, a_system_call_that_it_interrupts_goes_on)
+{
+	live_start(body_reads);
+	live_await(&live.shared->ready, 1);
+	live_await_state('S');
+	live_attach(false);
+	live_check(begin(FOR_EVER));
+	await(1);
+	let_go_on();
+	await(2);
+	live_check(tm_target_end_routine(live.target));
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
+	live_await_state('S');
+	cr_expect_eq(live.shared->done, 0, "it reads again");
+}
+
+/* ---- left alone ---- */
+
+Test(ptrace_routine, one_that_has_not_waited_is_not_brought_back)
+{
+	long before;
+
+	attach(body_counts);
+	before = live.shared->count[0];
+	live_check(begin(BRIEFLY));
+	await_count(before + 1); /* it is at its own work again */
+	expect_error(tm_target_end_routine(live.target), TM_ERROR_TIMEOUT);
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
+	expect_right_end();
+}
+
+Test(ptrace_routine, a_thread_that_is_killed_is_told)
+{
+	struct tm_error *err;
+
+	attach(body_counts);
+	live_check(begin(FOR_EVER));
+	await(1);
+	kill(live.pid, SIGKILL);
+	err = tm_target_await_word(live.target, address_of(&stage), 2, 1000);
+	expect_error(err, TM_ERROR_NO_PROCESS);
+	cr_expect_null(tm_target_end_routine(live.target), "there is nobody to bring back");
+	cr_expect_null(tm_target_end_calls(live.target));
+}
+
+/* The tracer, a process of its own, dies while the routine waits for it. It asserts nothing: the test's
+ * connection to criterion is not its. */
+static _Noreturn void trace_and_die(void)
+{
+	uint32_t seen = 0;
+	bool replaced;
+
+	if (tm_ptrace_attach(live.pid, tm_arch_host(), &live.target) ||
+	    tm_ptrace_begin(live.target, &replaced) || begin(BRIEFLY * UINT64_C(1000)))
+		_exit(1);
+	while (seen != 1)
+		if (tm_target_read(live.target, address_of(&stage), &seen, sizeof(seen)))
+			_exit(2);
+	for (;;)
+		raise(SIGKILL);
+}
+
+Test(ptrace_routine, a_thread_finds_back_where_the_tracer_dies)
+{
+	pid_t tracer;
+	long before;
+	int status;
+
+	live_start(body_counts);
+	live_await(&live.shared->ready, 1);
+	tracer = fork();
+	if (tracer == 0)
+		trace_and_die();
+	while (waitpid(tracer, &status, 0) < 0)
+		cr_assert_eq(errno, EINTR, "the test's heartbeat");
+	cr_assert(WIFSIGNALED(status), "status 0x%x", status);
+	before = live.shared->count[0];
+	await_count(before + 1000);
+	live.shared->go = 1;
+	cr_expect_eq(live_await_end(), 0);
+	cr_expect_eq(live.shared->result, 1);
+}
+#endif
