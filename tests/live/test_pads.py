@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import resource
 import signal
 import sys
 import unittest
@@ -567,6 +568,29 @@ class Sandboxed(PadTest):
 
 
 @only_x86_64
+class Full(PadTest):
+    """The target may open no further file, and so cannot make the rings."""
+
+    @only_pads
+    def test_what_it_cannot_make_is_said_and_nothing_is_left_of_the_rest(self):
+        target = start_ready(self, "storm-O2", "mixed", 1, 10, 50)
+        before = code_of(target.pid)
+        limits = resource.prlimit(target.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{target.pid}/fd")), limits[1]))
+        path = os.path.join(self.directory(), "refused.tmt")
+        done = run_tmtrace("--attach", target.pid, "--duration", 1, "-o", path, *NATIVE, "pad")
+        self.assertEqual(done.returncode, ERROR, done.stderr)
+        self.assertIn("cannot create a memory file for the recorder: Too many open files", done.stderr)
+        self.assert_code_unchanged(target.pid, before)
+        self.assert_untraced(target.pid)
+        resource.prlimit(target.pid, resource.RLIMIT_NOFILE, limits)
+        trace = self.attach(target.pid)
+        target.send(b"n")
+        ledger = target.json()
+        self.assert_totals(trace.finish_trace(), ledger)
+        target.finish()
+
+
 class Foreign(PadTest):
     """Somebody else has changed malloc's first bytes: he keeps what he has, and tmtrace says what that means for malloc."""
 

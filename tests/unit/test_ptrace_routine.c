@@ -310,4 +310,42 @@ Test(ptrace_routine, a_thread_finds_back_where_the_tracer_dies)
 	cr_expect_eq(live_await_end(), 0);
 	cr_expect_eq(live.shared->result, 1);
 }
+
+/* ---- running for a moment ---- */
+
+/* It may have to wait for a processor, and the first times for a stop that was asked for before. */
+static void run_until_it_counts(void)
+{
+	struct tm_thread *thread = tm_target_thread(live.target, live.pid);
+	long before = live.shared->count[0];
+
+	while (live.shared->count[0] == before)
+		live_check(tm_target_run_briefly(live.target, thread, 20000));
+	before = live.shared->count[0];
+	cr_expect_eq(tm_procfs_state(live.pid, live.pid), 't');
+	cr_expect_eq(live.shared->count[0], before, "it stands still again");
+}
+
+Test(ptrace_routine, a_thread_runs_for_a_moment)
+{
+	attach(body_counts);
+	for (unsigned i = 0; i < 20; i++)
+		run_until_it_counts();
+	live_resume_all();
+	expect_right_end();
+}
+
+Test(ptrace_routine, a_thread_of_a_stopped_process_runs_for_a_moment)
+{
+	live_start(body_counts);
+	live_await(&live.shared->ready, 1);
+	kill(live.pid, SIGSTOP);
+	live_await_state('T');
+	live_attach(false);
+	for (unsigned i = 0; i < 20; i++)
+		run_until_it_counts();
+	live_resume_all();
+	kill(live.pid, SIGCONT);
+	expect_right_end();
+}
 #endif
