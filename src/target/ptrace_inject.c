@@ -281,6 +281,46 @@ static struct tm_error *prepare(struct tm_ptrace *pt, struct tm_caller *caller)
 	return NULL;
 }
 
+/* <linux/ptrace.h> (Linux 5.13), <linux/rseq.h>; the C library has them in other headers, or not yet. */
+#define GET_RSEQ_CONFIGURATION 0x420f
+#define RSEQ_CS_OFFSET	       8u /* in struct rseq */
+
+struct rseq_configuration {
+	uint64_t address;
+	uint32_t size, signature, flags, unused;
+};
+
+struct rseq_section {
+	uint32_t version, flags;
+	uint64_t start, length, abort;
+};
+
+/*
+ * A restartable sequence (rseq(2), by which tcmalloc for one works at what belongs to a CPU) is begun again
+ * when the thread has done something else in its midst. The kernel sees to that where it comes back to it
+ * from the kernel (kernel/rseq.c, rseq_ip_fixup), but forgets it as soon as the thread is anywhere else in
+ * user mode: as it will be now.
+ */
+static void leave_sequence(struct tm_ptrace *pt, const struct tm_thread *thread, uint64_t *regset)
+{
+	uint16_t pc_offset = pt->base.arch->regset_offsets[pt->base.arch->pc];
+	struct rseq_configuration rseq = {0};
+	struct rseq_section section;
+	uint64_t place = 0, pc;
+
+	if (ptrace((enum __ptrace_request)GET_RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(rseq), &rseq) <
+		    (long)sizeof(rseq.address) ||
+	    !rseq.address)
+		return;
+	if (tm_target_read_some(&pt->base, rseq.address + RSEQ_CS_OFFSET, &place, sizeof(place)) !=
+		    sizeof(place) ||
+	    !place || tm_target_read_some(&pt->base, place, &section, sizeof(section)) != sizeof(section))
+		return;
+	memcpy(&pc, (char *)regset + pc_offset, sizeof(pc));
+	if (pc - section.start < section.length)
+		put_word(regset, pc_offset, section.abort);
+}
+
 static struct tm_error *take_caller(struct tm_ptrace *pt, struct tm_thread *preferred)
 {
 	struct tm_thread *thread = choose_thread(&pt->base, preferred);
@@ -304,6 +344,8 @@ static struct tm_error *take_caller(struct tm_ptrace *pt, struct tm_thread *pref
 	caller->regs_valid = thread->regs_valid;
 	if (!err)
 		err = tm_ptrace_get_regset(thread, caller->saved, pt->base.arch->regset_size);
+	if (!err)
+		leave_sequence(pt, thread, caller->saved);
 	if (!err)
 		err = prepare(pt, caller);
 	if (err)

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,8 +22,8 @@ extern const char routine_begin[], routine_end[], routine_return[];
 void routine_code(uint64_t patience);
 
 /* What it works on; in the child's memory. */
-static volatile uint32_t stage, go;
-static volatile uint64_t argument;
+static volatile uint32_t stage __attribute__((used)), go __attribute__((used));
+static volatile uint64_t argument __attribute__((used));
 static _Alignas(64) uint8_t memory[TM_ROUTINE_STACK];
 
 /* stage = 1; until go is 1, or it has looked as often as its argument says; stage = 2; the same for go 2. */
@@ -346,6 +347,68 @@ Test(ptrace_routine, a_thread_of_a_stopped_process_runs_for_a_moment)
 		run_until_it_counts();
 	live_resume_all();
 	kill(live.pid, SIGCONT);
+	expect_right_end();
+}
+
+/* ---- a restartable sequence ---- */
+
+extern const char sequence_start[], sequence_end[], sequence_abort[];
+void sequence_run(void *rseq, const volatile int *until);
+
+/* struct rseq_cs of <linux/rseq.h>; the signature that glibc registers stands before the abort handler. */
+static struct {
+	uint32_t version, flags;
+	const char *start;
+	uint64_t length;
+	const char *abort;
+} sequence __attribute__((aligned(32), used));
+
+__asm__("	.text\n"
+	"	.globl sequence_run, sequence_start, sequence_end, sequence_abort\n"
+	"	.long 0x53053053\n"
+	"sequence_abort:\n"
+	"sequence_run:\n"
+	"	lea sequence(%rip), %rax\n"
+	"	mov %rax, 8(%rdi)\n"
+	"sequence_start:\n"
+	"	pause\n"
+	"	cmpl $0, (%rsi)\n"
+	"	je sequence_start\n"
+	"sequence_end:\n"
+	"	movq $0, 8(%rdi)\n"
+	"	ret\n");
+
+static void body_in_sequence(void)
+{
+	char *rseq = (char *)__builtin_thread_pointer() + __rseq_offset;
+
+	sequence.start = sequence_start;
+	sequence.length = (uint64_t)(sequence_end - sequence_start);
+	sequence.abort = sequence_abort;
+	live.shared->ready = 1;
+	sequence_run(rseq, (const volatile int *)&live.shared->go);
+	live.shared->result = 1;
+}
+
+Test(ptrace_routine, a_restartable_sequence_is_begun_again_behind_a_call)
+{
+	const struct tm_arch *arch = tm_arch_host();
+	struct tm_thread *thread;
+
+	if (!__rseq_size)
+		cr_skip_test("glibc has not registered rseq(2) here");
+	attach(body_in_sequence);
+	thread = tm_target_thread(live.target, live.pid);
+	do {
+		live_check(tm_target_run_briefly(live.target, thread, 20000));
+		live_check(tm_target_fetch_regs(live.target, thread));
+	} while (thread->regs.value[arch->pc] - address_of(sequence_start) >=
+		 (uint64_t)(sequence_end - sequence_start));
+	cr_expect_eq(live_system_call(SYS_getpid, 0, 0, 0), live.pid);
+	thread->regs_valid = false;
+	live_check(tm_target_fetch_regs(live.target, thread));
+	cr_expect_eq(thread->regs.value[arch->pc], address_of(sequence_abort));
+	live_resume_all();
 	expect_right_end();
 }
 #endif
