@@ -165,20 +165,27 @@ static bool read_extended(const struct tm_thread *thread, uint8_t *bytes, size_t
 	return true;
 }
 
+static bool make_frame(const struct tm_ptrace *pt, const struct tm_thread *thread,
+		       struct tm_return_state *state, struct tm_return_frame *frame)
+{
+	uint8_t extended[TM_RETURN_FRAME_MAX];
+
+	state->extended = extended;
+	state->extended_size = sizeof(extended);
+	return read_extended(thread, extended, &state->extended_size) &&
+	       tm_return_frame_make(pt->base.arch, state, frame);
+}
+
 /* Puts a frame onto the thread's stack. False: it cannot be; the thread is then not safe from the tracer's
  * death until its registers are back. */
 static bool write_way_back(struct tm_ptrace *pt, struct tm_thread *thread, const uint64_t *regset,
 			   uint64_t mask, struct tm_return_frame *frame)
 {
-	uint8_t extended[TM_RETURN_FRAME_MAX];
-	struct tm_return_state state = {
-		.regset = regset, .signal_mask = mask, .extended = extended, .restorer = pt->restorer};
+	struct tm_return_state state = {.regset = regset, .signal_mask = mask, .restorer = pt->restorer};
 	_cleanup_error_ struct tm_error *err = NULL;
 
-	state.extended_size = sizeof(extended);
 	if (!pt->call_and_return || !pt->restorer || pt->base.arch->regset_thread_pointer < 0 ||
-	    !read_extended(thread, extended, &state.extended_size) ||
-	    !tm_return_frame_make(pt->base.arch, &state, frame) || !has_room(pt, thread, regset, frame))
+	    !make_frame(pt, thread, &state, frame) || !has_room(pt, thread, regset, frame))
 		return false;
 	err = tm_target_write(&pt->base, frame->address, frame->bytes, frame->size);
 	return !err;
@@ -470,9 +477,10 @@ struct tm_error *tm_ptrace_run_briefly(struct tm_target *target, struct tm_threa
 	if (now == TM_PTRACE_RUNS)
 		return settle(pt, thread);
 	thread->state = TM_THREAD_STOPPED;
-	if (status >> 16 == 0)
+	if (status >> 16 == PTRACE_EVENT_STOP)
+		note_event_stop(thread, status);
+	else if (status >> 16 == 0)
 		thread->signal = WSTOPSIG(status);
-	note_event_stop(thread, status);
 	return NULL;
 }
 
@@ -485,12 +493,9 @@ static struct tm_error *prepare_routine(struct tm_ptrace *pt, const struct tm_ro
 	_cleanup_free_ struct tm_return_frame *frame = aligned_alloc(64, sizeof(*frame));
 	struct tm_caller *caller = pt->caller;
 	const struct tm_arch *arch = pt->base.arch;
-	uint8_t extended[TM_RETURN_FRAME_MAX];
 	struct tm_return_state state = {
 		.regset = caller->saved,
 		.signal_mask = caller->mask,
-		.extended = extended,
-		.extended_size = sizeof(extended),
 		.restorer = routine->restorer,
 		.stack = routine->stack,
 	};
@@ -498,8 +503,7 @@ static struct tm_error *prepare_routine(struct tm_ptrace *pt, const struct tm_ro
 	if (!frame)
 		return tm_error_out_of_memory();
 	memcpy(regset, caller->saved, sizeof(caller->saved));
-	if (!read_extended(caller->thread, extended, &state.extended_size) ||
-	    !tm_return_frame_make(arch, &state, frame) ||
+	if (!make_frame(pt, caller->thread, &state, frame) ||
 	    !tm_return_frame_enter(arch, regset, routine->entry, routine->argument, frame->address))
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "thread %d would not find back by itself",
 				       caller->thread->tid);

@@ -120,15 +120,15 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);
 /* Waits until some thread has stopped, at most timeout_ms. */
+void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms);
+/* Waits for one thread; its end is noted (and queued, if it was the last). false: it is gone. */
+bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);
 /* The same without waiting. */
 enum tm_ptrace_now { TM_PTRACE_RUNS, TM_PTRACE_STANDS, TM_PTRACE_ENDED };
 enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);
 /* A thread that runs writes it; what stops it meanwhile is passed over. */
 struct tm_error *tm_ptrace_await_word_of(struct tm_ptrace *pt, struct tm_thread *thread, uint64_t address,
 					 uint32_t value, uint64_t expected_ns);
-void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms);
-/* Waits for one thread; its end is noted (and queued, if it was the last). false: it is gone. */
-bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status);
 
 /* ptrace_attach.c */
 struct tm_error *tm_ptrace_detach(struct tm_target *target);

@@ -446,6 +446,15 @@ struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop)
 
 #define PAUSE_SLACK_NS 1000 /* a pause may be longer by so much */
 
+static sigset_t signal_of_stops(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	return set;
+}
+
 /*
  * Each stop sends SIGCHLD, also where it is not caught (signal(7): a blocked signal stays pending, whatever
  * its action), so that none is slept over: one that comes between the look and the pause ends the pause.
@@ -453,10 +462,8 @@ struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop)
  */
 void tm_ptrace_prepare_pauses(struct tm_ptrace *pt)
 {
-	sigset_t stops;
+	const sigset_t stops = signal_of_stops();
 
-	sigemptyset(&stops);
-	sigaddset(&stops, SIGCHLD);
 	pthread_sigmask(SIG_BLOCK, &stops, &pt->original_mask);
 	prctl(PR_SET_TIMERSLACK, PAUSE_SLACK_NS);
 }
@@ -464,11 +471,9 @@ void tm_ptrace_prepare_pauses(struct tm_ptrace *pt)
 void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns)
 {
 	const struct timespec pause = {0, (long)duration_ns};
-	sigset_t stops;
+	const sigset_t stops = signal_of_stops();
 
 	(void)target;
-	sigemptyset(&stops);
-	sigaddset(&stops, SIGCHLD);
 	sigtimedwait(&stops, NULL, &pause);
 }
 
@@ -480,25 +485,9 @@ static void queue(struct tm_ptrace *pt, const struct tm_stop *stop)
 	tm_vector_push(&pt->queued, *stop);
 }
 
-bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
+/* got: what waitpid(2) gave for the task. */
+static enum tm_ptrace_now take_status(struct tm_ptrace *pt, pid_t tid, pid_t got, const int *status)
 {
-	pid_t tid = thread->tid, got = wait_for(pt, tid, status);
-	struct tm_stop stop;
-
-	if (got == tid && WIFSTOPPED(*status))
-		return true;
-	if (got == tid && thread_ended(pt, tid, *status, &stop) == OUTCOME_REPORT)
-		queue(pt, &stop);
-	return false;
-}
-
-/* ---- a thread that runs a routine ---- */
-
-#define ROUTINE_TIMEOUT_MS 5000u
-
-enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
-{
-	pid_t tid = thread->tid, got = waitpid(tid, status, __WALL | WNOHANG);
 	struct tm_stop stop;
 
 	if (got != tid)
@@ -509,6 +498,24 @@ enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thre
 		queue(pt, &stop);
 	return TM_PTRACE_ENDED;
 }
+
+bool tm_ptrace_wait_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
+{
+	pid_t tid = thread->tid, got = wait_for(pt, tid, status);
+
+	return take_status(pt, tid, got, status) == TM_PTRACE_STANDS;
+}
+
+enum tm_ptrace_now tm_ptrace_look_at_thread(struct tm_ptrace *pt, struct tm_thread *thread, int *status)
+{
+	pid_t tid = thread->tid, got = waitpid(tid, status, __WALL | WNOHANG);
+
+	return take_status(pt, tid, got, status);
+}
+
+/* ---- a thread that runs a routine ---- */
+
+#define ROUTINE_TIMEOUT_MS 5000u
 
 /* Runs it on where it has stopped: its signals are blocked, and a group stop is asked for again. */
 static struct tm_error *keep_running(struct tm_ptrace *pt, struct tm_thread *thread)

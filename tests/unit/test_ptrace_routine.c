@@ -19,7 +19,6 @@ TestSuite(ptrace_routine, .init = live_setup, .fini = live_teardown, .timeout = 
 /* ---- the routine, which the child has as we have ---- */
 
 extern const char routine_begin[], routine_end[], routine_return[];
-void routine_code(uint64_t patience);
 
 /* What it works on; in the child's memory. */
 static volatile uint32_t stage __attribute__((used)), go __attribute__((used));
@@ -28,9 +27,8 @@ static _Alignas(64) uint8_t memory[TM_ROUTINE_STACK];
 
 /* stage = 1; until go is 1, or it has looked as often as its argument says; stage = 2; the same for go 2. */
 __asm__("	.text\n"
-	"	.globl routine_begin, routine_end, routine_return, routine_code\n"
+	"	.globl routine_begin, routine_end, routine_return\n"
 	"routine_begin:\n"
-	"routine_code:\n"
 	"	push %rdi\n"
 	"	mov %rdi, argument(%rip)\n"
 	"	xor %eax, %eax\n"
@@ -79,11 +77,24 @@ static void await(uint32_t value)
 	live_check(tm_target_await_word(live.target, address_of(&stage), value, 1000));
 }
 
-static void let_go_on(void)
+static void write_word(const volatile uint32_t *word, uint32_t value)
 {
-	const uint32_t one = 1;
+	live_check(tm_target_write(live.target, address_of(word), &value, sizeof(value)));
+}
 
-	live_check(tm_target_write(live.target, address_of(&go), &one, sizeof(one)));
+/* From its first stage on. */
+static void end(void)
+{
+	write_word(&go, 1);
+	await(2);
+	live_check(tm_target_end_routine(live.target));
+}
+
+static void end_and_bring_back(void)
+{
+	end();
+	live_check(tm_target_end_calls(live.target));
+	live_resume_all();
 }
 
 static void expect_error(struct tm_error *err, enum tm_error_code code)
@@ -160,20 +171,15 @@ Test(ptrace_routine, a_thread_runs_it_and_is_brought_back)
 {
 	attach(body_counts);
 	for (unsigned i = 0; i < 100; i++) {
-		const uint32_t none[2] = {0};
 		uint64_t seen;
 
-		live_check(tm_target_write(live.target, address_of(&stage), &none[0], sizeof(none[0])));
-		live_check(tm_target_write(live.target, address_of(&go), &none[1], sizeof(none[1])));
+		write_word(&stage, 0);
+		write_word(&go, 0);
 		live_check(begin(FOR_EVER - i));
 		await(1);
 		live_check(tm_target_read(live.target, address_of(&argument), &seen, sizeof(seen)));
 		cr_expect_eq(seen, FOR_EVER - i);
-		let_go_on();
-		await(2);
-		live_check(tm_target_end_routine(live.target));
-		live_check(tm_target_end_calls(live.target));
-		live_resume_all();
+		end_and_bring_back();
 		live_check(tm_target_stop_all(live.target, 3000));
 	}
 	live_resume_all();
@@ -187,9 +193,7 @@ Test(ptrace_routine, system_calls_go_before_it_and_behind_it)
 	cr_expect_eq(live_system_call(SYS_getpid, 0, 0, 0), live.pid);
 	live_check(begin(FOR_EVER));
 	await(1);
-	let_go_on();
-	await(2);
-	live_check(tm_target_end_routine(live.target));
+	end();
 	cr_expect_eq(live_system_call(SYS_getpid, 0, 0, 0), live.pid);
 	live_check(tm_target_end_calls(live.target));
 	live_resume_all();
@@ -202,9 +206,7 @@ Test(ptrace_routine, signals_wait_until_it_is_over)
 	live_check(begin(FOR_EVER));
 	await(1);
 	kill(live.pid, SIGUSR1);
-	let_go_on();
-	await(2);
-	live_check(tm_target_end_routine(live.target));
+	end();
 	cr_expect_eq(live.shared->signals, 0);
 	live_check(tm_target_end_calls(live.target));
 	live_resume_all();
@@ -218,11 +220,7 @@ Test(ptrace_routine, a_stop_signal_does_not_hold_it_up)
 	live_check(begin(FOR_EVER));
 	await(1);
 	kill(live.pid, SIGSTOP);
-	let_go_on();
-	await(2);
-	live_check(tm_target_end_routine(live.target));
-	live_check(tm_target_end_calls(live.target));
-	live_resume_all();
+	end_and_bring_back();
 	kill(live.pid, SIGCONT);
 	expect_right_end();
 }
@@ -235,11 +233,7 @@ Test(ptrace_routine, a_system_call_that_it_interrupts_goes_on)
 	live_attach(false);
 	live_check(begin(FOR_EVER));
 	await(1);
-	let_go_on();
-	await(2);
-	live_check(tm_target_end_routine(live.target));
-	live_check(tm_target_end_calls(live.target));
-	live_resume_all();
+	end_and_bring_back();
 	live_await_state('S');
 	cr_expect_eq(live.shared->done, 0, "it reads again");
 }
