@@ -127,6 +127,19 @@ struct tm_error *tm_mappings_copy(const struct tm_mappings *mappings, struct tm_
 	return NULL;
 }
 
+struct tm_error *tm_mappings_add(struct tm_mappings *mappings, uint64_t start, uint64_t end)
+{
+	struct tm_mapping added = {.start = start, .end = end, .path = strdup("")};
+	size_t i;
+
+	if (!push(mappings, added))
+		return tm_error_out_of_memory();
+	for (i = mappings->count - 1; i > 0 && mappings->items[i - 1].start > start; i--)
+		mappings->items[i] = mappings->items[i - 1];
+	mappings->items[i] = added;
+	return NULL;
+}
+
 struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mappings)
 {
 	memset(mappings, 0, sizeof(*mappings));

@@ -31,6 +31,9 @@ struct tm_error *tm_mappings_parse(const char *text, struct tm_mappings *mapping
 struct tm_error *tm_mappings_copy(const struct tm_mappings *mappings, struct tm_mappings *copy);
 void tm_mappings_deinit(struct tm_mappings *mappings);
 
+/* Adds anonymous memory at [start, end), where nothing is. */
+struct tm_error *tm_mappings_add(struct tm_mappings *mappings, uint64_t start, uint64_t end);
+
 /* The mapping that holds address, or NULL. */
 const struct tm_mapping *tm_mappings_find(const struct tm_mappings *mappings, uint64_t address);
 

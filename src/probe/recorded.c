@@ -72,8 +72,8 @@ static struct tm_error *make_pad(void *context, uint64_t address, uint64_t reloc
 		err = tm_pads_place(config->pads, NULL, address, made.code, made.size, pad);
 	/* The return address of its call: whoever meets it was called from within. */
 	if (!err && made.call_size &&
-	    !tm_row_put(tm_recording_rows(config->recording), *pad + made.call_size,
-			tm_row_rule(TM_ROW_STEP, TM_ROW_IN_CALL, 8 * made.words + 8, 0)))
+	    !tm_row_put_later(tm_recording_rows(config->recording), *pad + made.call_size,
+			      tm_row_rule(TM_ROW_STEP, TM_ROW_IN_CALL, 8 * made.words + 8, 0)))
 		err = tm_error_out_of_memory();
 	return err;
 }

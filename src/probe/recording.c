@@ -161,6 +161,15 @@ static struct tm_error *take_over(struct tm_recording *recording, uint64_t regio
 	return drop_left_rings(recording, region);
 }
 
+/* Where a tracer was killed before the target had made the rest writable, it is in one piece. */
+static bool may_be_region(const struct tm_mapping *mapping)
+{
+	uint64_t size = mapping->end - mapping->start;
+
+	return mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
+	       (size == TM_RECORDER_CODE_SIZE || size == REGION_SIZE);
+}
+
 static struct tm_error *adopt_region(struct tm_recording *recording)
 {
 	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
@@ -169,32 +178,24 @@ static struct tm_error *adopt_region(struct tm_recording *recording)
 	for (size_t i = 0; !err && i < mappings.count; i++) {
 		const struct tm_mapping *mapping = &mappings.items[i];
 
-		if (mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
-		    mapping->end - mapping->start == TM_RECORDER_CODE_SIZE &&
-		    holds_recorder(recording, mapping->start))
+		if (may_be_region(mapping) && holds_recorder(recording, mapping->start))
 			err = take_over(recording, mapping->start);
 	}
 	return err;
 }
 
-static struct tm_error *map_region(struct tm_recording *recording)
+/* In one piece; the target itself makes writable what is behind the code (setup.c). It is added to the memory
+   map. */
+static struct tm_error *map_region(struct tm_recording *recording, struct tm_mappings *map)
 {
 	const uint64_t whole[6] = {
-		0, REGION_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, UINT64_MAX, 0};
+		0, REGION_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, UINT64_MAX, 0};
 	int64_t result;
-	struct tm_error *err = call(recording, "map pages", SYS_mmap, whole, &result);
+	struct tm_error *err = call(recording, "map executable pages", SYS_mmap, whole, &result);
 	uint64_t region = (uint64_t)result;
 
-	if (err)
-		return err;
-	const uint64_t code[6] = {region,
-				  TM_RECORDER_CODE_SIZE,
-				  PROT_READ | PROT_EXEC,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-				  UINT64_MAX,
-				  0};
-
-	err = call(recording, "map executable pages", SYS_mmap, code, &result);
+	if (!err)
+		err = tm_mappings_add(map, region, region + REGION_SIZE);
 	if (!err)
 		err = tm_target_write(recording->target, region + GUARD_OFFSET, TM_GUARD_MAGIC,
 				      sizeof(TM_GUARD_MAGIC));
@@ -244,8 +245,35 @@ static const char *const setup_calls[] = {
 #define CLOSING_NS	  2000u
 #define SETUP_PATIENCE_MS 500u /* where nobody comes for it: at either stage */
 
+/* Regions of pads that the target is to map. */
+static void plan_pads(const struct tm_recording_pads *wanted, const struct tm_mappings *map,
+		      struct tm_setup *setup)
+{
+	uint64_t places[TM_SETUP_PAGES];
+	size_t count = tm_pads_plan(wanted->pads, map, wanted->near, wanted->count, places);
+
+	for (size_t i = 0; i < count; i++)
+		setup->pages[i] = (struct tm_setup_pages){.place = places[i], .size = TM_PAD_REGION_SIZE};
+}
+
+static struct tm_error *take_pads(struct tm_pads *pads, const struct tm_setup *setup)
+{
+	struct tm_error *err = NULL;
+
+	for (size_t i = 0; !err && i < TM_SETUP_PAGES && setup->pages[i].size; i++) {
+		const struct tm_setup_pages *pages = &setup->pages[i];
+		bool mapped = (uint64_t)pages->result == pages->place;
+
+		tm_log_info("pads: %s at 0x%" PRIx64 " with the recorder", mapped ? "mapped" : "not mapped",
+			    pages->place);
+		if (mapped)
+			err = tm_pads_take(pads, pages->place);
+	}
+	return err;
+}
+
 /* What the target has made. */
-static struct tm_error *take_made(struct tm_recording *recording)
+static struct tm_error *take_made(struct tm_recording *recording, struct tm_pads *pads)
 {
 	struct tm_setup setup;
 	struct tm_error *err = tm_target_await_word(recording->target, CONTROL(recording, setup.stage),
@@ -253,6 +281,8 @@ static struct tm_error *take_made(struct tm_recording *recording)
 
 	if (!err)
 		err = tm_target_read(recording->target, CONTROL(recording, setup), &setup, sizeof(setup));
+	if (!err)
+		err = take_pads(pads, &setup);
 	if (err)
 		return err;
 	if (setup.shared > 0)
@@ -275,7 +305,8 @@ static struct tm_error *let_go_on(struct tm_recording *recording)
 }
 
 /* The target keeps no descriptor. The stack is where nothing is until there are samples. */
-static struct tm_error *create_file(struct tm_recording *recording)
+static struct tm_error *run_setup(struct tm_recording *recording, const struct tm_setup *setup,
+				  struct tm_pads *pads)
 {
 	const struct tm_routine routine = {
 		.entry = tm_recording_entry(recording, TM_ENTRY_SETUP),
@@ -285,16 +316,15 @@ static struct tm_error *create_file(struct tm_recording *recording)
 		.restorer = tm_recording_entry(recording, TM_ENTRY_SETUP_RETURN),
 		.stack = CONTROL(recording, sampled) + TM_ROUTINE_STACK,
 	};
-	const struct tm_setup none = {0};
 	struct tm_error *err =
-		tm_target_write(recording->target, CONTROL(recording, setup), &none, sizeof(none));
+		tm_target_write(recording->target, CONTROL(recording, setup), setup, sizeof(*setup));
 
 	_Static_assert(sizeof(struct tm_sampled_set) * TM_SAMPLED_SETS >= TM_ROUTINE_STACK, "room for it");
 	if (!err)
 		err = tm_target_begin_routine(recording->target, &routine);
 	if (err)
 		return err;
-	err = take_made(recording);
+	err = take_made(recording, pads);
 	err = tm_error_first(err, let_go_on(recording));
 	return tm_error_first(err, tm_target_end_routine(recording->target));
 }
@@ -312,35 +342,27 @@ static struct tm_error *unmap_theirs(struct tm_recording *recording)
 	return err ? err : call(recording, "unmap the rings", SYS_munmap, all, &result);
 }
 
-static struct tm_error *map_all(struct tm_recording *recording, void (*beside)(void *context), void *context)
+static struct tm_error *map_all(struct tm_recording *recording, const struct tm_recording_pads *wanted)
 {
+	_cleanup_(tm_mappings_deinit) struct tm_mappings map = {0};
+	struct tm_setup setup = {0};
 	struct tm_error *err = adopt_region(recording);
 
+	if (!err)
+		err = tm_target_mappings(recording->target, &map);
 	if (err)
 		return err;
 	tm_target_begin_calls(recording->target);
 	if (!recording->region)
-		err = map_region(recording);
-	if (!err)
-		err = create_file(recording);
-	if (!err)
-		beside(context);
+		err = map_region(recording, &map);
+	if (!err) {
+		plan_pads(wanted, &map, &setup);
+		err = run_setup(recording, &setup, wanted->pads);
+	}
 	return tm_error_first(err, tm_target_end_calls(recording->target));
 }
 
 /* ---- in place ---- */
-
-/* A filter may kill a thread for a call that it does not expect. */
-static bool may_sleep(const struct tm_recording *recording)
-{
-	struct tm_thread *thread;
-	uint64_t seccomp;
-
-	for (size_t i = 0; (thread = tm_target_next_thread(recording->target, &i));)
-		if (tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp)
-			return false;
-	return true;
-}
 
 /* Pages that were just mapped are zero; of those of an earlier trace the threads' entries are made so. */
 static struct tm_error *write_control(struct tm_recording *recording, const struct tm_recorder_python *python)
@@ -348,8 +370,7 @@ static struct tm_error *write_control(struct tm_recording *recording, const stru
 	static struct tm_control control; /* but for its first words it stays zero, and costs no memory */
 
 	memcpy(control.magic, TM_RECORDER_MAGIC, sizeof(control.magic));
-	recording->may_sleep = may_sleep(recording);
-	control.may_sleep = recording->may_sleep;
+	recording->may_sleep = false;
 	control.stamps = recording->stamps = !tm_recording_runs_alone(recording);
 	control.patience = recording->needs->ticks_per_ms * PATIENCE_MS;
 	control.shared = recording->shared;
@@ -379,9 +400,9 @@ struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t me
 }
 
 struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python,
-				      void (*beside)(void *context), void *context)
+				      const struct tm_recording_pads *wanted)
 {
-	struct tm_error *err = map_all(recording, beside, context);
+	struct tm_error *err = map_all(recording, wanted);
 
 	if (!err)
 		err = write_control(recording, python);
@@ -467,6 +488,39 @@ void tm_recording_forget(struct tm_recording *recording)
 
 /* ---- records and threads ---- */
 
+/* A filter may kill a thread for a call that it does not expect. */
+static bool may_sleep(const struct tm_recording *recording)
+{
+	struct tm_thread *thread;
+	uint64_t seccomp;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(recording->target, &i));)
+		if (tm_procfs_status_number(thread->tgid, thread->tid, "Seccomp", 10, &seccomp) && seccomp)
+			return false;
+	return true;
+}
+
+static void allow_sleep(struct tm_recording *recording)
+{
+	uint32_t allowed = may_sleep(recording);
+
+	if (allowed == recording->may_sleep)
+		return;
+	recording->may_sleep = allowed;
+	tm_error_destroy(
+		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
+}
+
+/* What the target need not stand still for. */
+static struct tm_error *begin_reading(struct tm_recording *recording)
+{
+	struct tm_error *err = tm_ring_reader_create(recording->memory, &recording->reader);
+
+	if (!err)
+		allow_sleep(recording);
+	return err;
+}
+
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
 				   enum tm_reading reading, size_t *count)
 {
@@ -475,8 +529,10 @@ struct tm_error *tm_recording_read(struct tm_recording *recording, const struct 
 	*count = 0;
 	if (!recording->memory)
 		return NULL;
-	if (!recording->reader) /* at the first time: the target does not stand still for it */
-		err = tm_ring_reader_create(recording->memory, &recording->reader);
+	if (!recording->reader)
+		err = begin_reading(recording);
+	if (!err && !tm_rows_put_waiting(&recording->rows))
+		err = tm_error_out_of_memory();
 	if (err)
 		return err;
 	switch (reading) {
@@ -508,18 +564,11 @@ uint64_t tm_recording_unringed(const struct tm_recording *recording)
 
 void tm_recording_refresh(struct tm_recording *recording)
 {
-	uint32_t allowed;
-
 	if (!recording->region || !recording->memory)
 		return;
 	tm_recording_release_rings(recording);
 	count_unringed(recording);
-	if (may_sleep(recording) == recording->may_sleep)
-		return;
-	recording->may_sleep = !recording->may_sleep;
-	allowed = recording->may_sleep;
-	tm_error_destroy(
-		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
+	allow_sleep(recording);
 }
 
 struct tm_row_table *tm_recording_rows(struct tm_recording *recording)

@@ -16,6 +16,7 @@
 #include "recorder/image.h"
 #include "recorder/ring_reader.h"
 #include "recorder/row_table.h"
+#include "target/pad.h"
 #include "target/target.h"
 
 struct tm_recording;
@@ -38,11 +39,18 @@ struct tm_error *tm_recording_create(struct tm_target *target, const struct tm_r
 				     struct tm_recording **out);
 void tm_recording_destroy(struct tm_recording *recording); /* NULL is fine; the target is not touched */
 
+/* Code that will have pads, of at most TM_SETUP_PAGES addresses: their regions cost less if they are mapped
+   with the recorder. What cannot be mapped then is left to whoever needs it. */
+struct tm_recording_pads {
+	struct tm_pads *pads;
+	uint64_t near[TM_SETUP_PAGES];
+	size_t count;
+};
+
 /* Puts it in place, switched off. All threads stand still, or one does. On failure nothing was changed but
-   perhaps inert pages mapped. `beside` is called while a thread is away to run system calls: what else has
-   to be mapped costs less then. It must not look at threads. */
+   perhaps inert pages mapped. */
 struct tm_error *tm_recording_install(struct tm_recording *recording, const struct tm_recorder_python *python,
-				      void (*beside)(void *context), void *context);
+				      const struct tm_recording_pads *wanted);
 
 /* Before it is enabled: native calls are recorded by chance, one in `mean` bytes; 0: all. */
 struct tm_error *tm_recording_sample(struct tm_recording *recording, uint64_t mean);

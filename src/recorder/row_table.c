@@ -3,6 +3,7 @@
 void tm_row_table_deinit(struct tm_row_table *table)
 {
 	tm_vector_deinit(&table->addresses);
+	tm_vector_deinit(&table->waiting);
 }
 
 static struct tm_recorder_row *near_set(const struct tm_row_table *table, uint64_t return_address)
@@ -58,6 +59,22 @@ bool tm_row_put(struct tm_row_table *table, uint64_t return_address, uint64_t ru
 	forget_row(row);
 	__atomic_store_n(&row->rule, rule, __ATOMIC_RELEASE);
 	__atomic_store_n(&row->return_address, return_address, __ATOMIC_RELEASE);
+	return true;
+}
+
+bool tm_row_put_later(struct tm_row_table *table, uint64_t return_address, uint64_t rule)
+{
+	const struct tm_recorder_row row = {return_address, rule};
+
+	return tm_vector_push(&table->waiting, row);
+}
+
+bool tm_rows_put_waiting(struct tm_row_table *table)
+{
+	for (size_t i = 0; i < table->waiting.count; i++)
+		if (!tm_row_put(table, table->waiting.items[i].return_address, table->waiting.items[i].rule))
+			return false;
+	table->waiting.count = 0;
 	return true;
 }
 

@@ -480,12 +480,20 @@ enum tm_setup_call {
 	TM_SETUP_NO_DUMP,
 };
 
+/* Executable pages that the target maps besides, anonymous and private. */
+struct tm_setup_pages {
+	uint64_t place, size; /* size 0: nothing more */
+	int64_t result;	      /* the place, if they are there; else not above 0 */
+};
+#define TM_SETUP_PAGES 8u
+
 struct tm_setup {
 	uint32_t stage, go; /* enum tm_setup_stage: reached; to go on from, which the tracer writes */
 	uint32_t failed;    /* enum tm_setup_call; 0: none */
 	int64_t error;	    /* errno of it */
 	int64_t file,
 		shared; /* the memory file's descriptor, and where it is mapped; negative: they are not */
+	struct tm_setup_pages pages[TM_SETUP_PAGES];
 };
 
 struct tm_control {
@@ -533,7 +541,7 @@ enum tm_recorder_entry {
 	TM_ENTRY_NATIVE_LOADER, /* before the call */
 	TM_ENTRY_NATIVE_RESIZE, /* before the call, with the pad's words on the stack */
 	TM_ENTRY_NATIVE_LEAVE,	/* behind the call, with its result in rax and the pad's words on the stack */
-	TM_ENTRY_SETUP,		/* (ticks): setup.c */
+	TM_ENTRY_SETUP,		/* (ticks): setup.c; what is behind the code need not be writable yet */
 	TM_ENTRY_SETUP_RETURN,	/* where that returns to */
 	TM_ENTRY_COUNT,
 };

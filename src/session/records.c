@@ -22,13 +22,15 @@ void tm_records_prepare(struct tm_session *session)
 	tm_error_destroy(err);
 }
 
-/* For the functions that will be patched. What cannot be mapped is told where it is wanted. */
-static void reserve_pads(void *context)
+/* The code of the functions that will be patched. What is wrong with it is told where it is. */
+static void want_pads(const struct tm_session *session, struct tm_recording_pads *wanted)
 {
-	const struct tm_session *session = context;
-	struct tm_error *err = NULL;
+	_cleanup_error_ struct tm_error *err = NULL;
 
-	for (uint32_t i = 1; session->native && !err && i < tm_module_map_count(session->modules); i++) {
+	wanted->pads = session->pads;
+	for (uint32_t i = 1; session->native && !err && i < tm_module_map_count(session->modules) &&
+			     wanted->count < TM_ARRAY_SIZE(wanted->near);
+	     i++) {
 		struct tm_module *module = tm_module_map_get(session->modules, i);
 		const struct tm_indexed_module *indexed;
 
@@ -36,19 +38,21 @@ static void reserve_pads(void *context)
 			continue;
 		err = tm_function_index_get(session->functions, module, &indexed);
 		if (!err && indexed->count)
-			err = tm_pads_reserve(session->pads, module->texts[0].start);
+			wanted->near[wanted->count++] = module->texts[0].start;
 	}
-	tm_error_destroy(err);
 }
 
 struct tm_error *tm_records_install(struct tm_session *session, const struct tm_recorder_python *python)
 {
+	struct tm_recording_pads wanted = {0};
 	struct tm_error *err = tm_recording_prepare(&session->recording_needs);
 
 	if (!err)
 		err = tm_recording_create(session->target, &session->recording_needs, &session->recording);
 	if (!err)
-		err = tm_recording_install(session->recording, python, reserve_pads, session);
+		want_pads(session, &wanted);
+	if (!err)
+		err = tm_recording_install(session->recording, python, &wanted);
 	if (err) {
 		tm_recording_destroy(session->recording);
 		session->recording = NULL;

@@ -153,12 +153,31 @@ static uint64_t distance(uint64_t a, uint64_t b)
 	return a > b ? a - b : b - a;
 }
 
-static bool in_reach(const struct tm_pads *pads, const struct region *region, uint64_t address)
+static bool is_near(const struct tm_pads *pads, uint64_t place, uint64_t address)
 {
 	uint64_t reach = pads->target->arch->near_reach;
 
-	return distance(region->start, address) < reach &&
-	       distance(region->start + TM_PAD_REGION_SIZE, address) < reach;
+	return distance(place, address) < reach && distance(place + TM_PAD_REGION_SIZE, address) < reach;
+}
+
+static uint64_t find_place(const struct tm_pads *pads, const struct tm_mappings *mappings,
+			   uint64_t near_address)
+{
+	uint64_t page = near_address & ~UINT64_C(4095);
+
+	return tm_mappings_find_gap(mappings, page, page + 4096, TM_PAD_REGION_SIZE,
+				    pads->target->arch->near_reach - (16u << 20));
+}
+
+static struct tm_error *begin_region(struct tm_pads *pads, uint64_t place, struct region **out)
+{
+	struct tm_error *err =
+		tm_target_write(pads->target, place, &expected_header, sizeof(expected_header));
+
+	if (err)
+		return err;
+	*out = add_region(pads, place);
+	return *out ? NULL : tm_error_out_of_memory();
 }
 
 /* MAP_FIXED_NOREPLACE came with Linux 4.17; an older kernel takes the address as a hint, so the result is
@@ -173,13 +192,12 @@ static struct tm_error *map_region(struct tm_pads *pads, struct tm_thread *threa
 	const struct tm_arch *arch = pads->target->arch;
 	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
 	struct tm_error *err = tm_target_mappings(pads->target, &mappings);
-	uint64_t place, page = near_address & ~UINT64_C(4095);
+	uint64_t place;
 	int64_t result = 0;
 
 	if (err)
 		return err;
-	place = tm_mappings_find_gap(&mappings, page, page + 4096, TM_PAD_REGION_SIZE,
-				     arch->near_reach - (16u << 20));
+	place = find_place(pads, &mappings, near_address);
 	if (!place)
 		return tm_error_create(TM_ERROR_UNSUPPORTED, "no free memory near 0x%" PRIx64 " for a pad",
 				       near_address);
@@ -203,33 +221,59 @@ static struct tm_error *map_region(struct tm_pads *pads, struct tm_thread *threa
 		return tm_error_create(TM_ERROR_UNSUPPORTED,
 				       "the kernel refused the place 0x%" PRIx64 " for a pad", place);
 	}
-	err = tm_target_write(pads->target, place, &expected_header, sizeof(expected_header));
-	if (err)
-		return err;
-	*out = add_region(pads, place);
-	return *out ? NULL : tm_error_out_of_memory();
+	return begin_region(pads, place, out);
 }
 
-/* A region with a free slot near an address. */
-static struct tm_error *find_room(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
-				  struct region **out)
+/* A region with a free slot near an address; NULL: there is none. */
+static struct region *find_region(const struct tm_pads *pads, uint64_t near_address)
 {
 	for (size_t i = 0; i < pads->regions.count; i++) {
 		struct region *region = pads->regions.items[i];
 
-		if (region->next < SLOT_COUNT && in_reach(pads, region, near_address)) {
-			*out = region;
-			return NULL;
-		}
+		if (region->next < SLOT_COUNT && is_near(pads, region->start, near_address))
+			return region;
 	}
-	return map_region(pads, thread, near_address, out);
+	return NULL;
 }
 
-struct tm_error *tm_pads_reserve(struct tm_pads *pads, uint64_t near_address)
+static struct tm_error *find_room(struct tm_pads *pads, struct tm_thread *thread, uint64_t near_address,
+				  struct region **out)
+{
+	*out = find_region(pads, near_address);
+	return *out ? NULL : map_region(pads, thread, near_address, out);
+}
+
+static bool is_planned(const struct tm_pads *pads, const uint64_t *places, size_t count,
+		       uint64_t near_address)
+{
+	for (size_t i = 0; i < count; i++)
+		if (is_near(pads, places[i], near_address))
+			return true;
+	return false;
+}
+
+size_t tm_pads_plan(const struct tm_pads *pads, const struct tm_mappings *mappings, const uint64_t *addresses,
+		    size_t count, uint64_t *places)
+{
+	size_t planned = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t place;
+
+		if (find_region(pads, addresses[i]) || is_planned(pads, places, planned, addresses[i]))
+			continue;
+		place = find_place(pads, mappings, addresses[i]);
+		if (place)
+			places[planned++] = place;
+	}
+	return planned;
+}
+
+struct tm_error *tm_pads_take(struct tm_pads *pads, uint64_t place)
 {
 	struct region *region;
 
-	return find_room(pads, NULL, near_address, &region);
+	return begin_region(pads, place, &region);
 }
 
 /* The code goes in first, so that a slot with a size always holds whole code, also for a later trace. */
@@ -304,7 +348,8 @@ static uint64_t find_placed(struct tm_pads *pads, uint64_t near_address, const u
 	for (size_t i = 0; i < pads->regions.count; i++) {
 		const struct region *region = pads->regions.items[i];
 
-		for (unsigned j = FIRST_SLOT; in_reach(pads, region, near_address) && j < region->next; j++)
+		for (unsigned j = FIRST_SLOT; is_near(pads, region->start, near_address) && j < region->next;
+		     j++)
 			if (region->slots[j].original == code_of(region, j) &&
 			    slot_holds(region, j, code, size))
 				return code_of(region, j);

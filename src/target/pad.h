@@ -35,8 +35,15 @@ struct tm_error *tm_pads_relocate(struct tm_pads *pads, struct tm_thread *thread
 				  const uint8_t *bytes, size_t size, size_t min_bytes, uint64_t *pad,
 				  struct tm_relocated *relocated);
 
-/* Makes sure that there is a free slot near an address. */
-struct tm_error *tm_pads_reserve(struct tm_pads *pads, uint64_t near_address);
+/*
+ * Where regions would have to be mapped for a free slot near each of `count` addresses: TM_PAD_REGION_SIZE
+ * bytes each, r-x, private, anonymous. `mappings` is the memory map. places has room for `count`; the result
+ * is how many there are. An address near which nothing is free has none.
+ */
+size_t tm_pads_plan(const struct tm_pads *pads, const struct tm_mappings *mappings, const uint64_t *addresses,
+		    size_t count, uint64_t *places);
+/* A region was mapped at such a place, by whoever can do it for less. */
+struct tm_error *tm_pads_take(struct tm_pads *pads, uint64_t place);
 
 /* Puts raw code (position independent) into a slot; the same code again, also an earlier trace's, is in the
  * same slot. */

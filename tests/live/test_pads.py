@@ -453,6 +453,21 @@ class Records(PadTest):
         target.finish()
 
     @only_pads
+    def test_the_target_maps_its_pads_with_the_recorder(self):
+        """Else it would stand still for longer, and nobody would see it. The second trace finds them."""
+        target = start_ready(self, "calls-O2")
+        said = []
+        for _ in range(2):
+            trace = self.attach(target.pid, "-v")
+            self.finish(trace)
+            said.append(re.findall(r"pads: mapped at 0x([0-9a-f]+) with the recorder|pads: using region 0x([0-9a-f]+)", trace.err.text()))
+        (mapped, _), (_, used) = said[0][0], said[1][0]
+        self.assertEqual([len(first) for first in said], [1, 1], said)
+        self.assertEqual(mapped, used)
+        self.assert_untraced(target.pid)
+        target.kill()
+
+    @only_pads
     def test_stacks_that_come_again_are_told_by_number(self):
         for build in ("storm-O0", "storm-O2"):
             with self.subTest(build):

@@ -210,6 +210,22 @@ Test(mapping, find_knows_starts_and_ends)
 	}
 }
 
+Test(mapping, added_memory_is_in_its_place)
+{
+	static const char *const text = "10000-20000 r-xp 0 0:0 0 /low\n30000-40000 r-xp 0 0:0 0 /high\n";
+
+	parse(text);
+	cr_assert_null(tm_mappings_add(&mappings, 0x20000, 0x21000));
+	cr_assert_null(tm_mappings_add(&mappings, 0x8000, 0x9000));
+	cr_assert_null(tm_mappings_add(&mappings, 0x50000, 0x51000));
+	cr_assert_eq(mappings.count, 5);
+	for (size_t i = 1; i < mappings.count; i++)
+		cr_assert_leq(mappings.items[i - 1].end, mappings.items[i].start);
+	cr_assert_eq(tm_mappings_find(&mappings, 0x20fff)->start, 0x20000);
+	cr_assert_str_eq(tm_mappings_find(&mappings, 0x8000)->path, "");
+	cr_assert_str_eq(tm_mappings_find(&mappings, 0x30000)->path, "/high");
+}
+
 #define REACH UINT64_C(0x7fff0000)
 
 static uint64_t find_gap(const char *text, uint64_t start, uint64_t end, uint64_t size)

@@ -93,13 +93,39 @@ Test(pad, two_codes_share_a_region)
 	cr_assert_eq(fake->system_calls, 1);
 }
 
-Test(pad, reserved_room_is_used)
+static size_t plan(const uint64_t *addresses, size_t count, uint64_t *places)
 {
-	check(tm_pads_reserve(pads, (uint64_t)(uintptr_t)code));
-	cr_assert_eq(fake->system_calls, 1);
-	check(tm_pads_reserve(pads, (uint64_t)(uintptr_t)code + 4096));
-	relocate(0);
-	cr_assert_eq(fake->system_calls, 1);
+	_cleanup_(tm_mappings_deinit) struct tm_mappings mappings = {0};
+
+	check(tm_target_mappings(&fake->base, &mappings));
+	return tm_pads_plan(pads, &mappings, addresses, count, places);
+}
+
+Test(pad, a_planned_region_that_somebody_has_mapped_is_used)
+{
+	const uint64_t addresses[] = {(uint64_t)(uintptr_t)code, (uint64_t)(uintptr_t)code + 4096};
+	uint64_t places[2], pad;
+
+	cr_assert_eq(plan(addresses, 2, places), 1, "one serves both");
+	cr_assert_eq(mmap((void *)(uintptr_t)places[0], TM_PAD_REGION_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
+		     (void *)(uintptr_t)places[0], "nothing is there");
+	check(tm_pads_take(pads, places[0]));
+	cr_assert_eq(plan(addresses, 2, places + 1), 0);
+	pad = relocate(0);
+	cr_assert_lt(pad - places[0], TM_PAD_REGION_SIZE);
+	cr_assert_eq(fake->system_calls, 0);
+	munmap((void *)(uintptr_t)places[0], TM_PAD_REGION_SIZE);
+}
+
+Test(pad, addresses_far_apart_have_regions_of_their_own)
+{
+	const uint64_t addresses[] = {0x7000000, (uint64_t)(uintptr_t)code, 0x7001000};
+	uint64_t places[3];
+
+	cr_assert_eq(plan(addresses, 3, places), 2);
+	cr_assert_lt(places[0], UINT64_C(0x7000000) + fake->base.arch->near_reach);
+	cr_assert_gt(places[1], UINT64_C(0x7001000) + fake->base.arch->near_reach);
 }
 
 Test(pad, origin_is_told_for_the_code_only)

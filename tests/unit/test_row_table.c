@@ -56,6 +56,21 @@ static unsigned count_far(uint64_t address)
 
 /* ---- put, get, replace ---- */
 
+Test(row_table, rows_for_later_are_there_when_they_are_put)
+{
+	cr_assert(tm_row_put_later(&table, 0x1000, rule_of(16)));
+	cr_assert(tm_row_put_later(&table, 0x2000, rule_of(24)));
+	put(0x2000, 8);
+	cr_assert_eq(tm_row_get(&table, 0x1000), 0);
+	cr_assert_eq(tm_row_get(&table, 0x2000), rule_of(8));
+	cr_assert(tm_rows_put_waiting(&table));
+	cr_assert_eq(tm_row_get(&table, 0x1000), rule_of(16));
+	cr_assert_eq(tm_row_get(&table, 0x2000), rule_of(24));
+	put(0x1000, 32);
+	cr_assert(tm_rows_put_waiting(&table));
+	cr_assert_eq(tm_row_get(&table, 0x1000), rule_of(32), "nothing waits any more");
+}
+
 Test(row_table, what_was_not_put_has_no_rule)
 {
 	cr_assert_eq(tm_row_get(&table, 0x1000), 0);
