@@ -557,6 +557,16 @@ uint64_t tm_recording_doorbell(const struct tm_recording *recording)
 				 : 0;
 }
 
+uint32_t *tm_recording_asleep(const struct tm_recording *recording)
+{
+	return recording->memory && recording->may_sleep ? &tm_recording_words(recording)->asleep : NULL;
+}
+
+uint64_t tm_recording_backlog(const struct tm_recording *recording)
+{
+	return recording->reader ? tm_ring_reader_backlog(recording->reader) : 0;
+}
+
 uint64_t tm_recording_unringed(const struct tm_recording *recording)
 {
 	return recording->unringed;

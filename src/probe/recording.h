@@ -102,8 +102,15 @@ void tm_recording_thread_gone(struct tm_recording *recording, pid_t tid);
 /* A code object was read while a thread that uses it waited: nobody need wait for it again. */
 void tm_recording_know_code(struct tm_recording *recording, uint64_t code);
 
-/* Changes when a thread begins to wait. */
+/* Changes when a thread begins to wait for a look. */
 uint64_t tm_recording_doorbell(const struct tm_recording *recording);
+
+/* The word for tm_target_pause, by which threads that wait for the tracer wake it. NULL: they cannot, and it
+   must not sleep for long. */
+uint32_t *tm_recording_asleep(const struct tm_recording *recording);
+
+/* Bytes that the fullest ring held when it was read last, of TM_RING_SIZE. */
+uint64_t tm_recording_backlog(const struct tm_recording *recording);
 
 /* To be called a few times a second: frees the rings of threads that are gone, and looks whether the others
    may still sleep while they wait (a seccomp filter may have come). */

@@ -38,6 +38,7 @@ struct tm_ring_reader {
 	uint64_t used[TM_RINGS / WORD]; /* shared->used, as last seen */
 	struct ring *active[TM_RINGS];	/* those of `used` */
 	size_t active_count, abandoned, broken;
+	uint64_t backlog;
 	struct ring rings[TM_RINGS];
 };
 
@@ -528,6 +529,8 @@ static bool open_ring(struct tm_ring_reader *reader, struct ring *ring)
 		return false;
 	}
 	ring->end = head;
+	if (head - ring->position > reader->backlog)
+		reader->backlog = head - ring->position;
 	if (ring->hole_count || ring->left_out_count)
 		tend_holes(reader, ring);
 	return head != ring->position || ring->hole_count;
@@ -539,6 +542,7 @@ static bool gather(struct pass *pass)
 	struct tm_ring_reader *reader = pass->reader;
 	bool ready = true;
 
+	reader->backlog = 0;
 	for (size_t i = 0; i < reader->active_count; i++) {
 		struct ring *ring = reader->active[i];
 		uint64_t time;
@@ -627,6 +631,11 @@ struct tm_error *tm_ring_reader_create(void *memory, struct tm_ring_reader **out
 void tm_ring_reader_destroy(struct tm_ring_reader *reader)
 {
 	free(reader);
+}
+
+uint64_t tm_ring_reader_backlog(const struct tm_ring_reader *reader)
+{
+	return reader->backlog;
 }
 
 size_t tm_ring_reader_abandoned(const struct tm_ring_reader *reader)

@@ -58,6 +58,9 @@ struct tm_record_sink {
 struct tm_error *tm_ring_reader_pass(struct tm_ring_reader *reader, const struct tm_record_sink *sink,
 				     uint64_t limit, size_t *count);
 
+/* Bytes that the fullest ring held when the last pass began. */
+uint64_t tm_ring_reader_backlog(const struct tm_ring_reader *reader);
+
 /*
  * Gives what was recorded before this call, as far as it can be seen: all of a thread that stands still, and
  * of others all that it, or anything that it has to do with, depends on (x86 shows stores in an order that

@@ -305,6 +305,7 @@ struct tm_shared {
 	_Alignas(64) uint64_t used[TM_RINGS / 64]; /* a bit for each ring that was ever taken, set before its
 						      first record */
 	_Alignas(64) uint64_t doorbell;		   /* changes when a thread begins to wait for a look */
+	uint32_t asleep; /* 1: the tracer sleeps, and who waits for it makes this 0 and wakes it (futex(2)) */
 	_Alignas(64) uint64_t codes[TM_CODE_SETS][TM_CODE_WAYS];
 	uint64_t code_filter[TM_CODE_BITS / 64];
 	/* Rises when code was unmapped: frames of before are not believed. The tracer's. */
@@ -499,7 +500,7 @@ struct tm_setup {
 struct tm_control {
 	char magic[16];
 	uint32_t enabled;	/* 0 (also: wiped, in a forked child): record nothing */
-	uint32_t may_sleep;	/* threads may call sched_yield, nanosleep and sigaltstack */
+	uint32_t may_sleep;	/* threads may call sched_yield, nanosleep, futex and sigaltstack */
 	uint32_t stamps;	/* records have times; 0: one thread runs alone, and theirs is 0 */
 	uint64_t patience;	/* how long a thread waits at most, in ticks of the time stamp counter, while
 				   it runs */

@@ -35,7 +35,7 @@ static void yield(void)
 {
 	uint64_t begin = time_stamp(), now;
 
-	system_call(SYS_sched_yield, NULL, NULL);
+	system_call(SYS_sched_yield, NULL, 0, 0);
 	now = time_stamp();
 	if (now - begin > control->patience / LONG_YIELD)
 		store(&control->crowded_until, now + control->patience / CROWDED);
@@ -46,8 +46,10 @@ static void sleep(unsigned turn)
 	unsigned doublings = turn / SLEEPS < DOUBLINGS ? turn / SLEEPS : DOUBLINGS;
 	uint64_t pause[2] = {0, (uint64_t)SLEEP << doublings}; /* timespec */
 
-	system_call(SYS_nanosleep, pause, NULL);
+	system_call(SYS_nanosleep, pause, 0, 0);
 }
+
+#define FUTEX_WAKE 1 /* <linux/futex.h> */
 
 /* Between two looks at what is waited for; `sleeps` counts the times that it slept. */
 static void rest(uint64_t spent, unsigned *sleeps)
@@ -99,6 +101,17 @@ static bool is_over(const struct wait *wait)
 	       (passed && !is_left_out(wait->ring, wait->tail - TM_RECORD_UNIT));
 }
 
+/* It may have fallen asleep since it was looked at last: this is seen to again and again. */
+static void wake_tracer(void)
+{
+	uint32_t *asleep = &shared_words()->asleep;
+
+	if (!__atomic_load_n(asleep, __ATOMIC_ACQUIRE) || !control->may_sleep)
+		return;
+	__atomic_store_n(asleep, 0, __ATOMIC_RELEASE);
+	system_call(SYS_futex, asleep, FUTEX_WAKE, 1);
+}
+
 static bool wait_until_over(const struct wait *wait)
 {
 	uint64_t last = time_stamp(), spent = 0;
@@ -118,6 +131,7 @@ static bool wait_until_over(const struct wait *wait)
 			give_up();
 			return false;
 		}
+		wake_tracer();
 		rest(spent, &sleeps);
 	}
 }
@@ -273,7 +287,7 @@ static bool is_on_signal_stack(void)
 		uint64_t size;
 	} stack; /* stack_t of sigaltstack(2) */
 
-	return !control->may_sleep || system_call(SYS_sigaltstack, NULL, &stack) ||
+	return !control->may_sleep || system_call(SYS_sigaltstack, NULL, (uint64_t)&stack, 0) ||
 	       stack.flags & 1; /* SS_ONSTACK */
 }
 

@@ -74,12 +74,14 @@ static inline void relax(void)
 #define SYS_sched_yield 24
 #define SYS_nanosleep	35
 #define SYS_sigaltstack 131
+#define SYS_futex	202
 
-static inline long system_call(long number, const void *first, void *second)
+static inline long system_call(long number, const void *first, uint64_t second, uint64_t third)
 {
 	long result = number;
 
-	__asm__ volatile("syscall" : "+a"(result), "+D"(first), "+S"(second)::"rcx", "r11", "memory");
+	__asm__ volatile("syscall"
+			 : "+a"(result), "+D"(first), "+S"(second), "+d"(third)::"rcx", "r11", "memory");
 	return result;
 }
 

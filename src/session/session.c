@@ -161,9 +161,15 @@ static struct tm_error *handle_stop(struct tm_session *session, const struct tm_
 
 /* ---- where pads record: nothing stops, so the rings are looked at again and again ---- */
 
-#define READ_PAUSE_MIN_NS 30000u   /* while records come: often enough, and off the writers' cache lines */
-#define READ_PAUSE_MAX_NS 500000u  /* while none come */
-#define WATCH_NS	  2000000u /* for so long after a thread had to wait for us, the next is waited for */
+#define PAUSE_MIN_NS	   30000u
+#define PAUSE_MAX_NS	   5000000u /* where threads that wait for us wake us, */
+#define PAUSE_MAX_BLIND_NS 500000u  /* and where they cannot */
+#define WATCH_NS	   2000000u /* for so long after a thread had to wait for us, the next is waited for */
+
+/* Pauses become longer until a ring has so much at their end, and shorter when it has more: each costs the
+   processor's time, and takes it from others. */
+#define BACKLOG_LOW  (TM_RING_SIZE / 32)
+#define BACKLOG_HIGH (TM_RING_SIZE / 8)
 
 static void watch_doorbell(const struct tm_session *session, uint64_t doorbell, uint64_t duration_ns)
 {
@@ -175,35 +181,50 @@ static void watch_doorbell(const struct tm_session *session, uint64_t doorbell, 
 	while (tm_records_doorbell(session) == doorbell && tm_monotonic_ns() - begin < duration_ns);
 }
 
-static void pause_reading(struct tm_session *session, bool idle)
+/* backlog: what the fullest ring had behind the last pause. */
+static uint64_t next_pause(uint64_t pause_ns, uint64_t backlog, bool blind)
+{
+	uint64_t longest = blind ? PAUSE_MAX_BLIND_NS : PAUSE_MAX_NS;
+
+	if (backlog > BACKLOG_HIGH)
+		pause_ns /= 2;
+	else if (backlog < BACKLOG_LOW)
+		pause_ns += pause_ns / 4;
+	return pause_ns < PAUSE_MIN_NS ? PAUSE_MIN_NS : pause_ns < longest ? pause_ns : longest;
+}
+
+static void pause_reading(struct tm_session *session)
 {
 	uint64_t doorbell = tm_records_doorbell(session), now = session->now_ns;
+	uint32_t *asleep = tm_recording_asleep(session->recording);
 
 	if (doorbell != session->doorbell) {
 		session->doorbell = doorbell;
 		session->watch_until_ns = now + WATCH_NS;
 	}
-	if (!idle)
-		session->read_pause_ns = READ_PAUSE_MIN_NS;
-	else if (session->read_pause_ns < READ_PAUSE_MAX_NS)
-		session->read_pause_ns += session->read_pause_ns / 4 + 1000;
+	session->read_pause_ns = next_pause(session->read_pause_ns, session->backlog, !asleep);
+	session->backlog = 0;
 	if (now < session->watch_until_ns)
-		watch_doorbell(session, doorbell, READ_PAUSE_MIN_NS);
+		watch_doorbell(session, doorbell, PAUSE_MIN_NS);
 	else
-		tm_target_pause(session->target, session->read_pause_ns);
+		tm_target_pause(session->target, session->read_pause_ns, asleep);
 }
 
 static struct tm_error *read_and_poll(struct tm_session *session, struct tm_stop *stop)
 {
+	uint64_t backlog;
 	size_t count;
 	struct tm_error *err;
 
 	session->now_ns = tm_monotonic_ns() - session->begin_ns;
 	err = tm_records_read(session, TM_READ_READY, &count);
+	backlog = tm_recording_backlog(session->recording);
+	if (backlog > session->backlog)
+		session->backlog = backlog;
 	if (!err)
 		err = tm_target_poll(session->target, stop);
 	if (!err && stop->kind == TM_STOP_NONE && count < TM_READ_AT_ONCE)
-		pause_reading(session, count == 0);
+		pause_reading(session);
 	else if (stop->kind ==
 		 TM_STOP_BREAKPOINT) /* of a function that could not be patched: more will come */
 		session->watch_until_ns = session->now_ns + WATCH_NS;

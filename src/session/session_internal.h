@@ -72,7 +72,7 @@ struct tm_session {
 
 	/* where pads record */
 	uint64_t unringed; /* of the recording, as far as counted in `lost` */
-	uint64_t read_pause_ns;
+	uint64_t read_pause_ns, backlog;
 	uint64_t doorbell, watch_until_ns;
 
 	/* follow.c */

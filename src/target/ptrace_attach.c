@@ -48,6 +48,7 @@ static void release(struct tm_ptrace *pt)
 	if (pt->mem_fd >= 0)
 		close(pt->mem_fd);
 	tm_ptrace_unbind_cpu(pt);
+	sigaction(SIGCHLD, &pt->original_action, NULL);
 	pthread_sigmask(SIG_SETMASK, &pt->original_mask, NULL);
 	free(pt);
 }

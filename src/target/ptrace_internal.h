@@ -6,6 +6,7 @@
 #define TM_TARGET_PTRACE_INTERNAL_H
 
 #include <sched.h>
+#include <signal.h>
 #include <sys/ptrace.h>
 
 #include "base/vector.h"
@@ -46,10 +47,11 @@ struct tm_ptrace {
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
-	int cpu;		     /* where this thread is bound; -1: nowhere */
-	uint64_t crowded_until_ns;   /* until then it yields to nobody (ptrace_wait.c) */
-	cpu_set_t original_affinity; /* of this thread, */
-	sigset_t original_mask;	     /* and its blocked signals */
+	int cpu;			  /* where this thread is bound; -1: nowhere */
+	uint64_t crowded_until_ns;	  /* until then it yields to nobody (ptrace_wait.c) */
+	cpu_set_t original_affinity;	  /* of this thread, */
+	sigset_t original_mask;		  /* and its blocked signals */
+	struct sigaction original_action; /* on SIGCHLD */
 	bool attached;
 	bool still;		     /* all tasks stand still, and none has run since: */
 	struct tm_mappings mappings; /* the memory map, then; empty: not read yet */
@@ -115,7 +117,7 @@ void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu 
 struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_poll(struct tm_target *target, struct tm_stop *stop);
 void tm_ptrace_prepare_pauses(struct tm_ptrace *pt); /* of the calling thread, the one that will wait */
-void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns);
+void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep);
 struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms);
 bool tm_ptrace_next_queued(struct tm_target *target, struct tm_stop *stop);
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except);

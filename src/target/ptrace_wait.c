@@ -3,11 +3,14 @@
  * Signals, group stops and births of processes that do not concern us are dealt with here and never reported.
  */
 #include <errno.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -455,26 +458,57 @@ static sigset_t signal_of_stops(void)
 	return set;
 }
 
+static uint32_t *sleeping_on; /* the word of the pause that is going on; for the handler */
+
+static void end_pause(int signal)
+{
+	uint32_t *word = __atomic_load_n(&sleeping_on, __ATOMIC_ACQUIRE);
+
+	(void)signal;
+	if (!word)
+		return;
+	__atomic_store_n(word, 0, __ATOMIC_RELEASE);
+	syscall(SYS_futex, word, FUTEX_WAKE, 1); /* where another thread was given the signal */
+}
+
 /*
- * Each stop sends SIGCHLD, also where it is not caught (signal(7): a blocked signal stays pending, whatever
- * its action), so that none is slept over: one that comes between the look and the pause ends the pause.
+ * Each stop sends SIGCHLD, which is blocked but in pauses, and so stays pending, that none is slept over: one
+ * that comes between the look and the pause ends the pause.
  * Called when the target exists: a program that is started inherits neither the mask nor the slack.
  */
 void tm_ptrace_prepare_pauses(struct tm_ptrace *pt)
 {
 	const sigset_t stops = signal_of_stops();
+	const struct sigaction action = {.sa_handler = end_pause};
 
 	pthread_sigmask(SIG_BLOCK, &stops, &pt->original_mask);
+	sigaction(SIGCHLD, &action, &pt->original_action);
 	prctl(PR_SET_TIMERSLACK, PAUSE_SLACK_NS);
 }
 
-void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns)
+/* futex(2) has no mask of its own as ppoll(2) has. A signal that comes before it sleeps changes the word, and
+   it does not sleep. */
+static void sleep_on(uint32_t *asleep, const sigset_t *stops, const struct timespec *pause)
+{
+	__atomic_store_n(asleep, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&sleeping_on, asleep, __ATOMIC_RELEASE);
+	pthread_sigmask(SIG_UNBLOCK, stops, NULL);
+	syscall(SYS_futex, asleep, FUTEX_WAIT, 1, pause);
+	pthread_sigmask(SIG_BLOCK, stops, NULL);
+	__atomic_store_n(&sleeping_on, NULL, __ATOMIC_RELEASE);
+	__atomic_store_n(asleep, 0, __ATOMIC_RELEASE);
+}
+
+void tm_ptrace_pause(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep)
 {
 	const struct timespec pause = {0, (long)duration_ns};
 	const sigset_t stops = signal_of_stops();
 
 	(void)target;
-	sigtimedwait(&stops, NULL, &pause);
+	if (asleep)
+		sleep_on(asleep, &stops, &pause);
+	else
+		sigtimedwait(&stops, NULL, &pause);
 }
 
 /* The stop is reported by a later wait. */
@@ -541,7 +575,7 @@ static void wait_for_look(struct tm_ptrace *pt, uint64_t until_ns)
 
 	while (now < until_ns) {
 		if (now - begin > AWAKE_NS || !stay_awake(pt))
-			tm_ptrace_pause(&pt->base, until_ns - now);
+			tm_ptrace_pause(&pt->base, until_ns - now, NULL);
 		now = tm_monotonic_ns();
 	}
 }
@@ -616,7 +650,7 @@ static struct tm_error *take_one(struct tm_ptrace *pt, uint64_t pause_ns, bool a
 	if (tid > 0 && understand(pt, tid, status, MODE_STOP_ALL, &stop) == OUTCOME_REPORT)
 		queue(pt, &stop);
 	if (tid <= 0 && (!awake || !stay_awake(pt)))
-		tm_ptrace_pause(&pt->base, pause_ns);
+		tm_ptrace_pause(&pt->base, pause_ns, NULL);
 	return NULL;
 }
 

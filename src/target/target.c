@@ -23,9 +23,9 @@ struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop)
 	return target->ops->poll(target, stop);
 }
 
-void tm_target_pause(struct tm_target *target, uint64_t duration_ns)
+void tm_target_pause(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep)
 {
-	target->ops->pause(target, duration_ns);
+	target->ops->pause(target, duration_ns, asleep);
 }
 
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop)

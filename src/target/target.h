@@ -77,7 +77,7 @@ struct tm_routine {
 struct tm_target_ops {
 	struct tm_error *(*wait)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*poll)(struct tm_target *target, struct tm_stop *stop);
-	void (*pause)(struct tm_target *target, uint64_t duration_ns);
+	void (*pause)(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep);
 	bool (*next_queued)(struct tm_target *target, struct tm_stop *stop);
 	struct tm_error *(*resume)(struct tm_target *target, struct tm_thread *thread);
 	struct tm_error *(*stop_all)(struct tm_target *target, unsigned timeout_ms);
@@ -139,10 +139,15 @@ struct tm_error *tm_target_wait(struct tm_target *target, struct tm_stop *stop);
 /* The same without waiting: TM_STOP_NONE if there is nothing to report now. */
 struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop);
 
-/* Sleeps, at most for so long (less than a second). It ends when there may be something to report, or a
+/*
+ * Sleeps, at most for so long (less than a second). It ends when there may be something to report, or a
  * signal handler of this program ran. Never later: what stands still for us must not wait for the end of a
- * pause. */
-void tm_target_pause(struct tm_target *target, uint64_t duration_ns);
+ * pause.
+ *
+ * asleep, if not NULL: a word in memory that is shared with others. It is 1 while we sleep; who makes it 0 and
+ * wakes one that waits on it (futex(2), FUTEX_WAKE, not private) ends the pause.
+ */
+void tm_target_pause(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep);
 
 /* A stop that was seen while something else was waited for, without waiting; false if there is none. */
 bool tm_target_next_queued(struct tm_target *target, struct tm_stop *stop);

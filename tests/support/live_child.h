@@ -17,7 +17,8 @@
 struct live_shared {
 	atomic_int ready, go, done;
 	atomic_int result, error, signals, pid;
-	pid_t tester; /* for those who would outlive it */
+	pid_t tester;	 /* for those who would outlive it */
+	uint32_t asleep; /* of a pause */
 	atomic_long count[LIVE_THREADS];
 };
 

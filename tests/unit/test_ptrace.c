@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -14,6 +15,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "support/live_child.h"
 #include "target/procfs.h"
 
@@ -657,21 +659,78 @@ static bool a_stop_is_pending(void)
 }
 
 /* A signal of the program's own, which stands still for us meanwhile. */
-Test(ptrace, a_pause_ends_where_a_thread_stops)
+static void expect_stops_to_end_pauses(uint32_t *asleep)
 {
 	live_start(body_signals);
 	live_await(&live.shared->ready, 1);
 	live_attach(true);
 	live_resume_all();
 	while (a_stop_is_pending())
-		tm_target_pause(live.target, 1);
+		tm_target_pause(live.target, 1, asleep);
 	kill(live.pid, SIGUSR1);
 	live_await_state('t');
 	cr_assert(a_stop_is_pending(), "so that none is slept over");
-	tm_target_pause(live.target, 999999999);
+	tm_target_pause(live.target, 999999999, asleep);
 	cr_assert_not(a_stop_is_pending());
 	cr_assert_eq(live.shared->signals, 0);
 	live_run_until(&live.shared->signals, 1);
+}
+
+Test(ptrace, a_pause_ends_where_a_thread_stops)
+{
+	expect_stops_to_end_pauses(NULL);
+}
+
+Test(ptrace, a_pause_that_others_may_end_ends_where_a_thread_stops)
+{
+	expect_stops_to_end_pauses(&live.shared->asleep);
+	cr_assert_eq(live.shared->asleep, 0);
+}
+
+#define ROUNDS 200
+
+static void body_stops_and_wakes(void)
+{
+	for (int round = 1; round <= ROUNDS; round++) {
+		live_await(&live.shared->go, round);
+		while (!__atomic_exchange_n(&live.shared->asleep, 0, __ATOMIC_SEQ_CST))
+			sched_yield();
+		if (round % 2)
+			raise(SIGURG);
+		syscall(SYS_futex, &live.shared->asleep, FUTEX_WAKE, 1);
+		live.shared->done = round;
+	}
+}
+
+#define LONG_PAUSE_NS 999999999
+
+static void poll_and_handle(void)
+{
+	struct tm_stop stop;
+
+	live_check(tm_target_poll(live.target, &stop));
+	live_handle(&stop);
+}
+
+/* Or a thread stops just then. A pause that nobody ends is so long that it is seen. */
+Test(ptrace, a_pause_ends_where_somebody_makes_its_word_0)
+{
+	unsigned slept_over = 0;
+
+	live_start(body_stops_and_wakes);
+	live_attach(true);
+	live_resume_all();
+	for (int round = 1; round <= ROUNDS; round++) {
+		live.shared->go = round;
+		while (live.shared->done < round) {
+			uint64_t begin = tm_monotonic_ns();
+
+			tm_target_pause(live.target, LONG_PAUSE_NS, &live.shared->asleep);
+			slept_over += tm_monotonic_ns() - begin >= LONG_PAUSE_NS;
+			poll_and_handle();
+		}
+	}
+	cr_expect_lt(slept_over, ROUNDS / 20);
 }
 
 #if defined(__x86_64__)

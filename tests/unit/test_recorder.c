@@ -7,12 +7,14 @@
 #include <criterion/criterion.h>
 
 #ifdef __x86_64__
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -513,6 +515,73 @@ Test(recorder, the_tracer_looks_at_unusual_code_and_at_threads_without_a_state)
 	for (unsigned i = 0; i < 3; i++)
 		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
 	cr_expect_eq(scene.plant.shared->doorbell, 4);
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	pthread_join(reader, NULL);
+	plant_close(&scene.plant);
+}
+
+static long futex(uint32_t *word, int operation, uint32_t value)
+{
+	return syscall(SYS_futex, word, operation, value, NULL);
+}
+
+/* Sleeps without end between its looks. */
+static void *look_when_woken(void *stop)
+{
+	uint32_t *asleep = &scene.plant.shared->asleep;
+
+	while (!__atomic_load_n((bool *)stop, __ATOMIC_ACQUIRE)) {
+		__atomic_store_n(asleep, 1, __ATOMIC_SEQ_CST);
+		futex(asleep, FUTEX_WAIT, 1);
+		pass();
+	}
+	return NULL;
+}
+
+static void end_sleeper(pthread_t sleeper, bool *stop)
+{
+	__atomic_store_n(stop, true, __ATOMIC_SEQ_CST);
+	while (pthread_tryjoin_np(sleeper, NULL)) {
+		__atomic_store_n(&scene.plant.shared->asleep, 0, __ATOMIC_SEQ_CST);
+		futex(&scene.plant.shared->asleep, FUTEX_WAKE, 1);
+		sched_yield();
+	}
+}
+
+Test(recorder, who_waits_for_a_sleeping_tracer_wakes_it)
+{
+	bool stop = false;
+	pthread_t sleeper;
+
+	begin_scene();
+	scene.frame.code = CODE(2);
+	plant_leave_interpreter();
+	cr_assert_eq(pthread_create(&sleeper, NULL, look_when_woken, &stop), 0);
+	for (unsigned i = 0; i < 1000; i++)
+		scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	cr_expect_eq(scene.plant.shared->doorbell, 1000);
+	for (unsigned i = 0; i < 3 * TM_RING_SIZE / sizeof(struct tm_record_free); i++) /* a ring runs full */
+		scene.plant.enter(FLOOD, PLANT_FREE);
+	end_sleeper(sleeper, &stop);
+	drain();
+	cr_expect(scene.plant.control->enabled);
+	plant_close(&scene.plant);
+}
+
+/* A filter might kill it. */
+Test(recorder, nobody_is_woken_where_system_calls_are_forbidden)
+{
+	bool stop = false;
+	pthread_t reader;
+
+	begin_scene();
+	scene.plant.control->may_sleep = 0;
+	scene.plant.shared->asleep = 1;
+	scene.frame.code = CODE(2);
+	cr_assert_eq(pthread_create(&reader, NULL, look, &stop), 0);
+	scene.plant.leave(OUTER, 1, 0, PLANT_MALLOC);
+	cr_expect_eq(scene.plant.shared->doorbell, 1);
+	cr_expect_eq(scene.plant.shared->asleep, 1);
 	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
 	pthread_join(reader, NULL);
 	plant_close(&scene.plant);

@@ -189,6 +189,19 @@ Test(ring_reader, records_of_one_ring_are_given_once_and_their_room_is_given_bac
 	cr_expect_eq(scene.seen[1].ring, 7);
 }
 
+Test(ring_reader, the_backlog_is_what_the_fullest_ring_had)
+{
+	pass();
+	cr_expect_eq(tm_ring_reader_backlog(scene.reader), 0);
+	put(0, SOON, 1);
+	put(3, SOON + 1, 2);
+	put(3, SOON + 2, 3);
+	pass();
+	cr_expect_eq(tm_ring_reader_backlog(scene.reader), 2 * sizeof(struct tm_record_free));
+	pass();
+	cr_expect_eq(tm_ring_reader_backlog(scene.reader), 0);
+}
+
 Test(ring_reader, rings_are_merged_by_time)
 {
 	for (unsigned i = 0; i < 40; i++)
