@@ -33,6 +33,8 @@ static struct tm_error *create(pid_t pid, const struct tm_arch *arch, struct tm_
 	pt->mem_fd = -1;
 	pt->cpu = -1;
 	sched_getaffinity(0, sizeof(pt->original_affinity), &pt->original_affinity);
+	pt->original_policy = sched_getscheduler(0);
+	sched_getparam(0, &pt->original_priority);
 	tm_ptrace_prepare_pauses(pt);
 	*out = pt;
 	return NULL;

@@ -85,6 +85,26 @@ void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own)
 	sched_setaffinity(thread->tid, sizeof(*own), own);
 }
 
+/*
+ * A busy thread that is woken takes the CPU from whoever wakes it, for a time slice, and all that are still
+ * to be woken stand still meanwhile. So that is done with real-time priority, of a child of which nothing is
+ * inherited. It takes CAP_SYS_NICE (sched(7)).
+ */
+bool tm_ptrace_hold_cpu(struct tm_ptrace *pt)
+{
+	const struct sched_param lowest = {.sched_priority = 1};
+
+	if (pt->base.threads.count < 2 || pt->original_policy != SCHED_OTHER)
+		return false;
+	return sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest) == 0;
+}
+
+void tm_ptrace_share_cpu(struct tm_ptrace *pt, bool held)
+{
+	if (held)
+		sched_setscheduler(0, pt->original_policy, &pt->original_priority);
+}
+
 void tm_ptrace_unbind_cpu(struct tm_ptrace *pt)
 {
 	if (pt->cpu >= 0)

@@ -49,7 +49,9 @@ struct tm_ptrace {
 	unsigned streak;
 	int cpu;			  /* where this thread is bound; -1: nowhere */
 	uint64_t crowded_until_ns;	  /* until then it yields to nobody (ptrace_wait.c) */
-	cpu_set_t original_affinity;	  /* of this thread, */
+	cpu_set_t original_affinity; /* of this thread, */
+	int original_policy;	     /* its sched(7) policy */
+	struct sched_param original_priority;
 	sigset_t original_mask;		  /* and its blocked signals */
 	struct sigaction original_action; /* on SIGCHLD */
 	bool attached;
@@ -112,6 +114,9 @@ bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_s
 void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *creator, pid_t tid);
 void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own);
 void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu */
+/* Where there are many threads: none of them takes the CPU from us until it is shared again. False: it may. */
+bool tm_ptrace_hold_cpu(struct tm_ptrace *pt);
+void tm_ptrace_share_cpu(struct tm_ptrace *pt, bool held);
 
 /* ptrace_wait.c */
 struct tm_error *tm_ptrace_wait(struct tm_target *target, struct tm_stop *stop);

@@ -654,26 +654,25 @@ static struct tm_error *take_one(struct tm_ptrace *pt, uint64_t pause_ns, bool a
 	return NULL;
 }
 
-struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms)
+/* held: nobody else runs on our CPU unless we sleep. */
+static struct tm_error *await_all(struct tm_ptrace *pt, unsigned timeout_ms, bool held)
 {
-	struct tm_ptrace *pt = tm_ptrace_of(target);
 	uint64_t begin = tm_monotonic_ns(), passed_ns = 0, passed = 0;
 	struct tm_thread *running;
 	struct tm_error *err;
 
-	interrupt_all(pt);
 	while ((running = find_running(pt, passed >= TM_SLEEPER_PATIENCE_MS)) ||
 	       (pt->expected && !pt->base.exited)) {
 		if (passed > timeout_ms && !running)
 			return tm_error_create(TM_ERROR_TIMEOUT,
 					       "a new task of process %d did not stop within %u ms",
-					       target->pid, timeout_ms);
+					       pt->base.pid, timeout_ms);
 		if (passed > timeout_ms)
 			return tm_error_create(TM_ERROR_TIMEOUT,
 					       "thread %d of process %d did not stop within %u ms (state %c)",
-					       running->tid, target->pid, timeout_ms,
+					       running->tid, pt->base.pid, timeout_ms,
 					       tm_procfs_state(running->tgid, running->tid));
-		err = take_one(pt, STOP_PAUSE_NS, passed_ns < AWAKE_NS);
+		err = take_one(pt, STOP_PAUSE_NS, !held && passed_ns < AWAKE_NS);
 		if (err)
 			return err;
 		passed_ns = tm_monotonic_ns() - begin;
@@ -681,6 +680,18 @@ struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_m
 	}
 	pt->still = !find_running(pt, false);
 	return NULL;
+}
+
+struct tm_error *tm_ptrace_stop_all(struct tm_target *target, unsigned timeout_ms)
+{
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	bool held = tm_ptrace_hold_cpu(pt);
+	struct tm_error *err;
+
+	interrupt_all(pt);
+	err = await_all(pt, timeout_ms, held);
+	tm_ptrace_share_cpu(pt, held);
+	return err;
 }
 
 void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms)
@@ -698,17 +709,15 @@ void tm_ptrace_await_any(struct tm_ptrace *pt, unsigned timeout_ms)
 
 struct tm_error *tm_ptrace_resume_all(struct tm_target *target, const struct tm_thread *except)
 {
+	struct tm_ptrace *pt = tm_ptrace_of(target);
+	bool held = tm_ptrace_hold_cpu(pt);
+	struct tm_error *err = NULL;
 	struct tm_thread *thread;
 
-	for (size_t i = 0; (thread = tm_target_next_thread(target, &i));) {
-		struct tm_error *err;
-
-		if (thread == except || thread->state != TM_THREAD_STOPPED ||
-		    (thread->backend & THREAD_REPORTING))
-			continue;
-		err = tm_ptrace_resume(target, thread);
-		if (err)
-			return err;
-	}
-	return NULL;
+	for (size_t i = 0; !err && (thread = tm_target_next_thread(target, &i));)
+		if (thread != except && thread->state == TM_THREAD_STOPPED &&
+		    !(thread->backend & THREAD_REPORTING))
+			err = tm_ptrace_resume(target, thread);
+	tm_ptrace_share_cpu(pt, held);
+	return err;
 }

@@ -110,7 +110,24 @@ Test(ptrace, stop_all_and_resume_all_reach_every_thread)
 		await_counters();
 		live_check(tm_target_stop_all(live.target, 5000));
 		cr_assert(counters_rest());
+		cr_assert_eq(sched_getscheduler(0), SCHED_OTHER, "it is so but for the moment");
 	}
+}
+
+/* As they have it where tmtrace itself was started so: nothing is changed. */
+Test(ptrace, a_policy_of_the_users_own_is_kept)
+{
+	const struct sched_param none = {0};
+
+	live_start(body_counters);
+	live_await(&live.shared->ready, 1);
+	cr_assert_eq(sched_setscheduler(0, SCHED_BATCH, &none), 0);
+	live_attach(true);
+	live_resume_all();
+	await_counters();
+	cr_expect_eq(sched_getscheduler(0), SCHED_BATCH);
+	live_leave();
+	cr_expect_eq(sched_getscheduler(0), SCHED_BATCH);
 }
 
 static void *end_at_once(void *argument)
