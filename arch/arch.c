@@ -42,6 +42,8 @@ void tm_arch_regs_to_regset(const struct tm_arch *arch, const struct tm_regs *re
 void tm_exits_deinit(struct tm_exits *exits)
 {
 	free(exits->returns);
+	free(exits->ways);
 	exits->returns = NULL;
-	exits->return_count = 0;
+	exits->ways = NULL;
+	exits->return_count = exits->way_count = 0;
 }

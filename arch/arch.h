@@ -54,6 +54,18 @@ struct tm_relocated {
 	size_t point_count;
 };
 
+/* A way out of a function's body, at which the stack pointer and the registers that a callee keeps are what
+   they were at its beginning: a return instruction, or a jump to another function. */
+struct tm_way_out {
+	uint64_t address;
+	/* Of a return: [start, end) holds it, instructions before it that can stand anywhere, and padding
+	   behind it. No jump of the body leads there but to the start, so that it may be replaced as one, if
+	   it is large enough for a jump; else start is the address. */
+	uint64_t start, end;
+	bool returns;
+	bool jumped_into; /* other code may jump behind the start; whoever knows that sets it */
+};
+
 /* The ways by which a function's body leaves it. */
 struct tm_exits {
 	uint64_t *returns; /* addresses of its return instructions, ascending; the caller frees */
@@ -65,6 +77,10 @@ struct tm_exits {
 	   none does: the bytes below may be replaced as one. A body that does not decode has its first
 	   address here, and no `returns`. */
 	uint64_t lowest_target;
+	/* All of them, ascending, the caller frees; NULL: there may be others (a branch that leaves, a jump
+	   through a register, a body that runs on). */
+	struct tm_way_out *ways;
+	size_t way_count;
 };
 
 struct tm_arch {

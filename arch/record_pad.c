@@ -143,11 +143,14 @@ static void emit_call_through(struct draft *draft, const struct tm_arch *arch,
 	emit(draft, PUSH_WHAT, plan->what | draft->pad->words);
 	if (plan->entry)
 		emit_use(draft, CALL, ENTRY);
-	emit_use(draft, CALL, ORIGINAL);
-	draft->pad->call_size = (uint16_t)draft->pad->size;
+	if (!plan->way_out) {
+		emit_use(draft, CALL, ORIGINAL);
+		draft->pad->call_size = (uint16_t)draft->pad->size;
+	}
 	emit_use(draft, CALL, LEAVE);
 	emit(draft, DROP, draft->pad->words * 8u);
-	emit(draft, RET, 0);
+	if (!plan->way_out)
+		emit(draft, RET, 0);
 }
 
 struct tm_error *tm_record_pad_make(const struct tm_arch *arch, const struct tm_record_pad_plan *plan,
@@ -160,7 +163,9 @@ struct tm_error *tm_record_pad_make(const struct tm_arch *arch, const struct tm_
 				       arch->name);
 	assert(plan->leave ? plan->argument_count >= 1 && plan->argument_count <= TM_RECORD_PAD_ARGUMENTS
 			   : plan->entry != 0);
-	*pad = (struct tm_record_pad){.original = plan->original};
+	assert(plan->before_size <= TM_RECORD_PAD_BEFORE);
+	*pad = (struct tm_record_pad){.original = plan->original, .before = (uint16_t)plan->before_size};
+	emit_bytes(&draft, plan->before, plan->before_size);
 	emit_use(&draft, LOAD, ENABLED);
 	emit(&draft, COMPARE, 0);
 	emit_skip(&draft);
@@ -197,12 +202,12 @@ static size_t place_of(const uint8_t *code, size_t at, const struct encoding *en
 	return at + encoding->size + displacement;
 }
 
-/* Where the instructions end: behind the jump to the original. 0: this is something else. */
-static size_t find_end(const uint8_t *code, size_t size)
+/* Where the instructions from `at` on end: behind the jump to the original. 0: this is something else. */
+static size_t find_end(const uint8_t *code, size_t size, size_t at)
 {
 	const struct encoding *encoding;
 
-	for (size_t at = 0; (encoding = decode(code, size, at)); at += encoding->size)
+	for (; (encoding = decode(code, size, at)); at += encoding->size)
 		if (encoding == &encodings[JUMP])
 			return at + encoding->size;
 	return 0;
@@ -213,7 +218,7 @@ static bool reads_constants(const uint8_t *code, size_t end, struct tm_record_pa
 	const struct encoding *encoding;
 	size_t constants = CONSTANTS * sizeof(uint64_t);
 
-	for (size_t at = 0; at < end; at += encoding->size) {
+	for (size_t at = pad->before; at < end; at += encoding->size) {
 		size_t place;
 
 		encoding = decode(code, end, at);
@@ -230,20 +235,27 @@ static bool reads_constants(const uint8_t *code, size_t end, struct tm_record_pa
 	return true;
 }
 
-bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size,
-			 struct tm_record_pad *pad)
+static bool parse(const uint8_t *code, size_t size, size_t before, struct tm_record_pad *pad)
 {
-	size_t end = arch == &tm_arch_x86_64 ? find_end(code, size) : 0,
-	       whole = end + CONSTANTS * sizeof(uint64_t);
+	size_t end = find_end(code, size, before), whole = end + CONSTANTS * sizeof(uint64_t);
 
-	*pad = (struct tm_record_pad){0};
+	*pad = (struct tm_record_pad){.before = (uint16_t)before};
 	if (!end || whole > size || whole > sizeof(pad->code) || !reads_constants(code, end, pad) ||
-	    decode(code, size, 0) != &encodings[LOAD] || !pad->words != !pad->call_size)
+	    (pad->call_size && (!pad->words || before)) || (before && !pad->words))
 		return false;
 	memcpy(pad->code, code, whole);
 	pad->size = whole;
 	memcpy(&pad->original, code + end, sizeof(pad->original));
 	return true;
+}
+
+bool tm_record_pad_parse(const struct tm_arch *arch, const uint8_t *code, size_t size,
+			 struct tm_record_pad *pad)
+{
+	for (size_t before = 0; arch == &tm_arch_x86_64 && before <= TM_RECORD_PAD_BEFORE; before++)
+		if (decode(code, size, before) == &encodings[LOAD] && parse(code, size, before, pad))
+			return true;
+	return false;
 }
 
 bool tm_record_pad_depth(const struct tm_record_pad *pad, size_t offset, uint64_t *depth)
@@ -252,7 +264,9 @@ bool tm_record_pad_depth(const struct tm_record_pad *pad, size_t offset, uint64_
 	const struct encoding *encoding;
 
 	*depth = 0;
-	for (size_t at = 0; at < end; at += encoding->size) {
+	if (offset < pad->before)
+		return true;
+	for (size_t at = pad->before; at < end; at += encoding->size) {
 		encoding = decode(pad->code, end, at);
 		if (at == offset)
 			return true;

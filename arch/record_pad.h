@@ -18,6 +18,9 @@
  *			lea 8*words(%rsp),%rsp
  *			ret
  *
+ *	way out:	push, push $what, call *leave(%rip), lea	as above. It stands before a return of
+ *the function: first are the instructions before that, and `original` is the return
+ *
  *	all:	1:	jmp *original(%rip)
  *
  * r11 is nobody's at a function's entry (psABI 3.2.3). The constants stand behind the code: the bytes do not
@@ -30,14 +33,18 @@
 
 #define TM_RECORD_PAD_SIZE_MAX	112 /* what a slot of target/pad.h holds */
 #define TM_RECORD_PAD_ARGUMENTS 3
+#define TM_RECORD_PAD_BEFORE	24
 
 struct tm_record_pad_plan {
-	uint64_t enabled;  /* address of the recorder's word (uint32_t) */
-	uint64_t original; /* the function's relocated beginning */
-	uint64_t entry;	   /* of the recorder, before the call; 0: none */
-	uint64_t leave;	   /* behind it; 0: the function is not called through */
-	bool needs_block;  /* not called through: only calls with a first argument are told */
-	/* Of a call-through pad. */
+	uint64_t enabled;      /* address of the recorder's word (uint32_t) */
+	uint64_t original;     /* the function's relocated beginning */
+	uint64_t entry;	       /* of the recorder, before the call; 0: none */
+	uint64_t leave;	       /* behind it; 0: the function is not called through */
+	bool needs_block;      /* not called through: only calls with a first argument are told */
+	bool way_out;	       /* not called through, but told behind the call */
+	const uint8_t *before; /* of a way out: instructions that can stand anywhere, */
+	size_t before_size;    /* at most TM_RECORD_PAD_BEFORE bytes */
+	/* Of a call-through pad, and of a way out. */
 	uint32_t what; /* for the recorder (src/recorder/shared.h), without the number of words */
 	size_t argument_count;
 	uint8_t arguments[TM_RECORD_PAD_ARGUMENTS]; /* numbers of arch->arguments */
@@ -47,7 +54,8 @@ struct tm_record_pad {
 	uint8_t code[TM_RECORD_PAD_SIZE_MAX];
 	size_t size;
 	uint64_t original;
-	uint16_t words;	    /* on the stack during the call; 0: it is not called through */
+	uint16_t before;    /* bytes of the function's that are first */
+	uint16_t words;	    /* on the stack during the calls; 0: none */
 	uint16_t call_size; /* offset behind the call of the original function; 0: there is none */
 };
 

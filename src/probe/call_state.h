@@ -14,6 +14,8 @@ struct tm_pending {
 	bool may_tail_jump;
 	bool trampolined;      /* its return address was replaced by the probe's trampoline */
 	bool begun;	       /* its RESIZE_BEGIN was sent */
+	bool taken;	       /* from the recorder, which had seen its entry */
+	bool watched;	       /* the breakpoint at its return address is lifted behind it */
 	unsigned signal_count; /* of the thread, at entry */
 	uint64_t cfa, return_address;
 	uint64_t old, size, out;

@@ -52,6 +52,48 @@ static struct tm_error *read_return_address(struct tm_probe *probe, const struct
 	return tm_target_read(probe->config.target, cfa - sizeof(*address), address, sizeof(*address));
 }
 
+/* ---- the return of a call ---- */
+
+/* Makes sure that the return of the call will be seen. */
+static struct tm_error *watch_return(struct tm_probe *probe, struct tm_thread *thread,
+				     struct tm_pending *call)
+{
+	uint64_t address = call->return_address;
+	const struct tm_module *module;
+	const uint64_t *waiting;
+	struct tm_error *err;
+
+	waiting = tm_map_get(&probe->returns, address);
+	if ((waiting && *waiting == TM_RETURN_STAYS) || tm_map_get(&probe->stops, address))
+		return NULL; /* the latter: a patched function has jumped here */
+	module = tm_module_map_find(probe->config.modules, address);
+	if (!module || module->is_vdso)
+		return tm_trampoline_redirect(probe, thread, call);
+	err = tm_breakpoint_insert(probe->config.breakpoints, address);
+	if (err && err->code != TM_ERROR_NO_PROCESS) {
+		tm_error_destroy(err);
+		return tm_trampoline_redirect(probe, thread, call);
+	}
+	call->watched = !err && call->taken;
+	if (!err && !tm_map_put(&probe->returns, address,
+				call->taken ? (waiting ? *waiting : 0) + 1 : TM_RETURN_STAYS))
+		err = tm_error_out_of_memory();
+	return err;
+}
+
+/* Most calls of a function that is told at its end do not stop: a breakpoint that stayed would stop them all.
+ */
+static void unwatch_return(struct tm_probe *probe, struct tm_pending *call)
+{
+	uint64_t *waiting = tm_map_get(&probe->returns, call->return_address);
+
+	if (call->watched && waiting && *waiting && *waiting != TM_RETURN_STAYS) {
+		--*waiting;
+		tm_error_destroy(tm_breakpoint_lift(probe->config.breakpoints, call->return_address));
+	}
+	call->watched = false;
+}
+
 /* ---- the end of a call ---- */
 
 /* The object stays readable until the thread's next call. */
@@ -102,6 +144,7 @@ static struct tm_error *abandon(struct tm_probe *probe, struct tm_thread *thread
 	struct tm_error *err = NULL;
 
 	tm_log_debug("thread %d: a call of %s was abandoned", thread->tid, call->row->name);
+	unwatch_return(probe, call);
 	if (call->begun)
 		err = emit_end(probe, thread, call, TM_EVENT_RESIZE_CANCEL);
 	return err;
@@ -158,7 +201,10 @@ struct tm_error *tm_call_finish(struct tm_probe *probe, struct tm_thread *thread
 static struct tm_error *complete(struct tm_probe *probe, struct tm_thread *thread,
 				 struct tm_call_state *state)
 {
-	return tm_call_finish(probe, thread, state, pop(state));
+	struct tm_pending *call = pop(state);
+
+	unwatch_return(probe, call);
+	return tm_call_finish(probe, thread, state, call);
 }
 
 /* The call with that CFA, on top; NULL: there is none. Those above it were left by a jump out of their signal
@@ -297,29 +343,6 @@ static uint64_t requested_size(const struct tm_probe *probe, const struct tm_thr
 	return size;
 }
 
-/* Makes sure that the return of the call will be seen. */
-static struct tm_error *watch_return(struct tm_probe *probe, struct tm_thread *thread,
-				     struct tm_pending *call)
-{
-	uint64_t address = call->return_address;
-	const struct tm_module *module;
-	struct tm_error *err;
-
-	if (tm_map_get(&probe->returns, address) || tm_map_get(&probe->stops, address))
-		return NULL; /* the latter: a patched function has jumped here */
-	module = tm_module_map_find(probe->config.modules, address);
-	if (!module || module->is_vdso)
-		return tm_trampoline_redirect(probe, thread, call);
-	err = tm_breakpoint_insert(probe->config.breakpoints, address);
-	if (err && err->code != TM_ERROR_NO_PROCESS) {
-		tm_error_destroy(err);
-		return tm_trampoline_redirect(probe, thread, call);
-	}
-	if (!err && !tm_map_put(&probe->returns, address, 1))
-		err = tm_error_out_of_memory();
-	return err;
-}
-
 struct tm_error *tm_call_lose(struct tm_probe *probe, struct tm_thread *thread,
 			      const struct tm_allocator *row, struct tm_error *err)
 {
@@ -364,9 +387,10 @@ static struct tm_error *capture(struct tm_probe *probe, struct tm_thread *thread
 	return NULL;
 }
 
+/* taken: the call that the recorder has seen begin, NULL: none. watch: its return is to be seen. */
 static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thread,
 				   struct tm_call_state *state, const struct tm_function *function,
-				   uint64_t cfa)
+				   uint64_t cfa, const struct tm_recorder_call *taken, bool watch)
 {
 	const struct tm_allocator *row = function->row;
 	struct tm_pending *call = push(state);
@@ -378,22 +402,24 @@ static struct tm_error *begin_call(struct tm_probe *probe, struct tm_thread *thr
 	call->row = row;
 	call->function = function->address;
 	call->may_tail_jump = function->may_tail_jump;
-	call->trampolined = call->begun = false;
+	call->trampolined = call->begun = call->watched = false;
 	call->signal_count = thread->signal_count;
 	call->cfa = cfa;
-	call->size = requested_size(probe, thread, row);
+	call->taken = taken != NULL;
+	call->size = taken ? taken->value : requested_size(probe, thread, row);
 	call->old = row->old >= 0 ? argument(probe, thread, row->old) : 0;
 	call->out = row->out >= 0 ? argument(probe, thread, row->out) : 0;
 	err = capture(probe, thread, call);
-	if (!err && function->by_return_address)
+	if (!err && watch)
 		err = watch_return(probe, thread, call);
 	if (err) {
 		if (thread->probe == state) /* else the thread has died meanwhile, and its calls with it */
 			pop(state);
 		return tm_call_lose(probe, thread, row, err);
 	}
-	if (probe->config.recording && tm_allocator_throws(row)) {
-		const struct tm_recorder_call entered = {cfa, call->return_address, call->size, 1};
+	if (probe->config.recording && tm_allocator_throws(row) && !taken) {
+		const struct tm_recorder_call entered = {cfa, call->return_address, call->size,
+							 TM_TOLD_BY_STOP};
 
 		err = tm_recording_enter_new(probe->config.recording, thread, &entered);
 		if (err)
@@ -412,7 +438,7 @@ static struct tm_error *enter_resolver(struct tm_probe *probe, struct tm_thread 
 
 	if (!err && !tm_map_get(&probe->returns, address)) {
 		err = tm_breakpoint_insert(probe->config.breakpoints, address);
-		if (!err && !tm_map_put(&probe->returns, address, 1))
+		if (!err && !tm_map_put(&probe->returns, address, TM_RETURN_STAYS))
 			err = tm_error_out_of_memory();
 	}
 	if (err && err->code != TM_ERROR_NO_PROCESS) {
@@ -443,10 +469,21 @@ static struct tm_error *enter(struct tm_probe *probe, struct tm_thread *thread, 
 	err = tm_call_find_nesting(probe, thread, state, function->address, cfa, &nesting);
 	if (err || nesting == TM_NESTED)
 		return err;
-	return begin_call(probe, thread, state, function, cfa);
+	return begin_call(probe, thread, state, function, cfa, NULL, function->by_return_address);
 }
 
 /* ---- stops ---- */
+
+/* Code behind a call of operator new is also come to from where its exception was caught, and from another
+   call of the same frame behind that. */
+static struct tm_error *check_returned(struct tm_probe *probe, struct tm_thread *thread,
+				       const struct tm_pending *call, bool *returned)
+{
+	*returned = !tm_allocator_throws(call->row) || !was_left(probe, call);
+	return *returned && call->taken && probe->config.recording
+		       ? tm_recording_has_taken(probe->config.recording, thread, call->cfa, returned)
+		       : NULL;
+}
 
 /* Behind a call, in the caller: CFA = SP. */
 static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *thread,
@@ -456,6 +493,7 @@ static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *threa
 	uint64_t sp = register_of(thread, arch->sp);
 	struct tm_pending *call;
 	struct tm_error *err;
+	bool has_returned;
 
 	if (state->resolver.row && state->resolver.cfa == sp) {
 		const struct tm_allocator *row = state->resolver.row;
@@ -464,18 +502,50 @@ static struct tm_error *returned(struct tm_probe *probe, struct tm_thread *threa
 		return tm_function_arm(probe, row, register_of(thread, arch->result), NULL, TM_ARM_PLAIN);
 	}
 	err = find_call(probe, thread, state, sp, &call);
-	return !err && call && call->return_address == address ? complete(probe, thread, state) : err;
+	if (err || !call || call->return_address != address)
+		return err;
+	err = check_returned(probe, thread, call, &has_returned);
+	if (err)
+		return err;
+	return has_returned ? complete(probe, thread, state) : abandon(probe, thread, pop(state));
+}
+
+/*
+ * At a way out of a function that is told at its end, where no pad tells of it: a rare one, to a slow path.
+ * All is as it was at the entry, but for the arguments; what those were the recorder knows, if it has seen
+ * the entry.
+ */
+static struct tm_error *leaving(struct tm_probe *probe, struct tm_thread *thread, struct tm_call_state *state,
+				const struct tm_function *function, bool returns)
+{
+	const struct tm_arch *arch = probe->config.target->arch;
+	uint64_t cfa = register_of(thread, arch->sp) + (uint64_t)arch->entry_cfa_offset;
+	struct tm_recorder_call taken = {0};
+	enum tm_nesting nesting;
+	struct tm_error *err = probe->config.recording
+				       ? tm_recording_take_new(probe->config.recording, thread, cfa, &taken)
+				       : NULL;
+
+	if (err || !taken.cfa)
+		return err;
+	err = tm_call_find_nesting(probe, thread, state, function->address, cfa, &nesting);
+	if (err || nesting == TM_NESTED)
+		return err;
+	err = begin_call(probe, thread, state, function, cfa, &taken, !returns);
+	return err || !returns || !tm_call_top(state) ? err : complete(probe, thread, state);
 }
 
 /* At a return instruction of an allocator function. */
 static struct tm_error *returning(struct tm_probe *probe, struct tm_thread *thread,
-				  struct tm_call_state *state)
+				  struct tm_call_state *state, const struct tm_function *function)
 {
 	const struct tm_arch *arch = probe->config.target->arch;
 	uint64_t cfa = register_of(thread, arch->sp) + (uint64_t)arch->return_cfa_offset;
 	struct tm_pending *call;
 	struct tm_error *err = find_call(probe, thread, state, cfa, &call);
 
+	if (!err && !call && function->ends)
+		return leaving(probe, thread, state, function, true);
 	return !err && call ? complete(probe, thread, state) : err;
 }
 
@@ -520,9 +590,15 @@ struct tm_error *tm_probe_hit(struct tm_probe *probe, struct tm_thread *thread, 
 		err = returned(probe, thread, state, address);
 	else
 		*ours = false;
-	if (!err && tm_map_get(&probe->exits, address)) {
+	function = err ? NULL : tm_function_at(&probe->exits, address);
+	if (function) {
 		*ours = true;
-		err = returning(probe, thread, state);
+		err = returning(probe, thread, state, function);
+	}
+	function = err ? NULL : tm_function_at(&probe->ways, address);
+	if (function) {
+		*ours = true;
+		err = leaving(probe, thread, state, function, false);
 	}
 	function = err ? NULL : tm_function_at(&probe->entries, address);
 	if (function) {

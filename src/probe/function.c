@@ -29,6 +29,7 @@ static void forget_functions(struct tm_probe *probe)
 	tm_map_clear(&probe->exits);
 	tm_map_clear(&probe->returns);
 	tm_map_clear(&probe->stops);
+	tm_map_clear(&probe->ways);
 	tm_map_clear(&probe->passed);
 	tm_map_clear(&probe->armed_modules);
 	probe->deferred.count = probe->names.count = probe->recorded_count = probe->unrecorded = 0;
@@ -58,6 +59,7 @@ void tm_probe_destroy(struct tm_probe *probe)
 	tm_map_deinit(&probe->exits);
 	tm_map_deinit(&probe->returns);
 	tm_map_deinit(&probe->stops);
+	tm_map_deinit(&probe->ways);
 	tm_map_deinit(&probe->passed);
 	tm_vector_deinit(&probe->deferred);
 	tm_vector_deinit(&probe->names);
@@ -98,10 +100,19 @@ size_t tm_probe_module_count(const struct tm_probe *probe)
 
 /* ---- exits ---- */
 
+static struct tm_error *insert_exit(struct tm_probe *probe, uint64_t address)
+{
+	const struct tm_patches *patches = probe->config.patches;
+
+	if (patches && (tm_patch_at(patches, address) || tm_patches_cover(patches, address)))
+		return tm_error_create(TM_ERROR_UNSUPPORTED, "a jump is there");
+	return tm_breakpoint_insert(probe->config.breakpoints, address);
+}
+
 static bool insert_exits(struct tm_probe *probe, struct tm_function *function, const struct tm_exits *exits)
 {
 	for (size_t i = 0; i < exits->return_count; i++) {
-		struct tm_error *err = tm_breakpoint_insert(probe->config.breakpoints, exits->returns[i]);
+		struct tm_error *err = insert_exit(probe, exits->returns[i]);
 
 		if (err) {
 			tm_log_info("%s: exit at 0x%" PRIx64 ": %s", function->row->name, exits->returns[i],
@@ -122,9 +133,18 @@ static bool copy_exits(const struct tm_indexed_function *indexed, uint64_t bias,
 	*exits = indexed->exits;
 	exits->lowest_target += bias;
 	exits->returns = malloc((indexed->exits.return_count + 1) * sizeof(*exits->returns));
-	for (size_t i = 0; exits->returns && i < exits->return_count; i++)
+	exits->ways = malloc((indexed->exits.way_count + 1) * sizeof(*exits->ways));
+	if (!exits->returns || !exits->ways)
+		return false;
+	for (size_t i = 0; i < exits->return_count; i++)
 		exits->returns[i] = indexed->exits.returns[i] + bias;
-	return exits->returns != NULL;
+	for (size_t i = 0; i < exits->way_count; i++) {
+		exits->ways[i] = indexed->exits.ways[i];
+		exits->ways[i].address += bias;
+		exits->ways[i].start += bias;
+		exits->ways[i].end += bias;
+	}
+	return true;
 }
 
 static void choose_exits(struct tm_probe *probe, struct tm_function *function,
@@ -144,6 +164,18 @@ static void choose_exits(struct tm_probe *probe, struct tm_function *function,
 		return;
 	if (exits.only_returns && exits.return_count && function->row->kind != TM_FREES)
 		function->by_return_address = !insert_exits(probe, function, &exits);
+}
+
+static void forget_ways(struct tm_map *map, const struct tm_function *function)
+{
+	uint64_t address, place;
+
+	for (size_t i = 0; tm_map_next(map, &i, &address, &place);) {
+		if (place != (uintptr_t)function)
+			continue;
+		tm_map_remove(map, address);
+		i = 0;
+	}
 }
 
 /* ---- arming ---- */
@@ -189,6 +221,8 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	err = function->stop || function->recorded ? NULL : insert_entry(probe, address);
 	if (err) {
 		tm_map_remove(&probe->entries, address);
+		forget_ways(&probe->exits, function);
+		forget_ways(&probe->ways, function);
 		free(function);
 		if (err->code == TM_ERROR_NO_PROCESS)
 			return err;
@@ -200,7 +234,8 @@ struct tm_error *tm_function_arm(struct tm_probe *probe, const struct tm_allocat
 	if (armed)
 		++*armed;
 	tm_log_debug("armed %s at 0x%" PRIx64 " in %s, %s", row->name, address, module->path,
-		     function->recorded		   ? "by a pad that records"
+		     function->ends		   ? "by pads at its ways out"
+		     : function->recorded	   ? "by a pad that records"
 		     : function->stop		   ? "by a jump"
 		     : function->by_return_address ? "by return address"
 						   : "by its returns");
@@ -328,6 +363,7 @@ void tm_probe_forget_range(struct tm_probe *probe, uint32_t module, uint64_t sta
 {
 	forget_addresses(probe, &probe->exits, start, end, false);
 	forget_addresses(probe, &probe->returns, start, end, false);
+	forget_addresses(probe, &probe->ways, start, end, false);
 	forget_addresses(probe, &probe->passed, start, end, false);
 	forget_addresses(probe, &probe->entries, start, end, true);
 	tm_map_remove(&probe->armed_modules, module);

@@ -18,7 +18,8 @@ struct tm_function {
 	bool by_return_address; /* its returns are caught at the caller */
 	bool may_tail_jump;	/* another function's return may be this one's */
 	bool reaches;		/* always comes to a function that is recorded */
-	bool recorded;		/* its pad records */
+	bool recorded;		/* its pad records, */
+	bool ends;		/* and so do those at its ways out; others of these stop (`ways`, `exits`) */
 	uint32_t number;	/* of a recorded one */
 	uint64_t stop;		/* in its call-through pad; 0: it has breakpoints */
 	uint64_t stop_depth;	/* of the stack pointer there below the call's return address */
@@ -38,8 +39,10 @@ struct tm_probe {
 	struct tm_probe_config config;
 	struct tm_map entries; /* address of first instruction -> struct tm_function * */
 	struct tm_map exits;   /* address of a return instruction -> struct tm_function * */
-	struct tm_map returns; /* return address in a caller -> 1 */
+	struct tm_map returns; /* return address in a caller -> how many calls wait for the breakpoint there,
+				  or TM_RETURN_STAYS */
 	struct tm_map stops;   /* stop in a call-through pad -> struct tm_function * */
+	struct tm_map ways;    /* a jump that leaves a function which is told at its end -> it */
 	struct tm_map passed;  /* address of a function that is told by what it calls -> 1 */
 	struct tm_vector(struct tm_deferred) deferred;
 	struct tm_vector(struct tm_deferred) names; /* every function by every name that it has */
@@ -47,7 +50,7 @@ struct tm_probe {
 		recorded_rows; /* by number, also of functions that are gone */
 	bool only_records;     /* no function stops */
 	size_t recorded_count;
-	size_t unrecorded;		     /* functions that keep breakpoints where others record */
+	size_t unrecorded; /* functions that stop, always or at times, where others record */
 	struct tm_resize *resizes[TM_RINGS]; /* that have begun in a ring, the last one first */
 	bool surveyed; /* the patches know where the threads stand, for the module that is being armed */
 	struct tm_call_state *gone;  /* of threads that are gone: freed before the next hit */
@@ -55,6 +58,8 @@ struct tm_probe {
 	uint64_t trampoline; /* where calls return to whose caller's code must not be touched; 0: not made yet
 			      */
 };
+
+#define TM_RETURN_STAYS UINT64_MAX
 
 enum tm_arming {
 	TM_ARM_PLAIN,
@@ -73,6 +78,9 @@ struct tm_error *tm_probe_survey(struct tm_probe *probe);
 /* recorded.c: the function gets a pad that records. On failure nothing is changed. */
 struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *function,
 				    const uint8_t *bytes, size_t size, const struct tm_exits *exits);
+/* Of one that throws: can pads at its ways out tell of it? */
+bool tm_function_can_end(const struct tm_probe *probe, const struct tm_function *function,
+			 const struct tm_exits *exits);
 bool tm_function_is_deferred(const struct tm_probe *probe, const struct tm_allocator *row);
 struct tm_error *tm_function_defer(struct tm_probe *probe, const struct tm_indexed_function *indexed,
 				   uint64_t address);

@@ -123,17 +123,57 @@ static void find_exits(const struct search *search, struct tm_indexed_function *
 	tm_error_destroy(err);
 }
 
+/* What is asked of the module's code: for each function its beginning, then its ways out. */
+static size_t count_ranges(const struct search *search)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < search->functions.count; i++)
+		count += 1 + search->functions.items[i].exits.way_count;
+	return count;
+}
+
+static void fill_ranges(const struct search *search, struct tm_jump_range *ranges)
+{
+	size_t jump = tm_jump_size(search->index->arch);
+
+	for (size_t i = 0; i < search->functions.count; i++) {
+		const struct tm_indexed_function *function = &search->functions.items[i];
+
+		*ranges++ = (struct tm_jump_range){function->vaddr + 1, function->vaddr + jump, false};
+		for (size_t k = 0; k < function->exits.way_count; k++, ranges++) {
+			uint64_t start = function->exits.ways[k].start;
+
+			*ranges = (struct tm_jump_range){start + 1, start + jump, false};
+		}
+	}
+}
+
+/* ranges: NULL: it could not be told. */
+static void take_ranges(const struct search *search, const struct tm_jump_range *ranges)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < search->functions.count; i++) {
+		struct tm_indexed_function *function = &search->functions.items[i];
+
+		function->jumped_into = !ranges || ranges[at].found;
+		at++;
+		for (size_t k = 0; k < function->exits.way_count; k++, at++)
+			function->exits.ways[k].jumped_into = !ranges || ranges[at].found;
+	}
+}
+
 /* One pass over the module's code serves all of its functions. */
 static void find_jumps(struct search *search)
 {
 	const struct tm_module *module = search->module;
-	size_t count = search->functions.count, searched = 0, jump = tm_jump_size(search->index->arch);
+	size_t count = count_ranges(search), searched = 0;
 	_cleanup_free_ struct tm_jump_range *ranges = calloc(count + 1, sizeof(*ranges));
 	bool whole = ranges != NULL;
 
-	for (size_t i = 0; ranges && i < count; i++)
-		ranges[i] = (struct tm_jump_range){search->functions.items[i].vaddr + 1,
-						   search->functions.items[i].vaddr + jump, false};
+	if (ranges)
+		fill_ranges(search, ranges);
 	for (size_t i = 0; whole && i < module->text_count; i++) {
 		const struct tm_module_text *text = &module->texts[i];
 		size_t available, size = text->end - text->start;
@@ -146,8 +186,7 @@ static void find_jumps(struct search *search)
 			tm_jumps_find(search->index->arch, bytes, size, text->start - module->bias, ranges,
 				      count);
 	}
-	for (size_t i = 0; i < count; i++)
-		search->functions.items[i].jumped_into = !whole || ranges[i].found;
+	take_ranges(search, whole ? ranges : NULL);
 }
 
 static struct tm_error *search_module(struct search *search)

@@ -46,14 +46,15 @@ bool tm_code_is_jumped_into(const struct tm_arch *arch, const struct tm_module *
 
 /* NULL: nothing speaks against it. */
 static const char *why_not(const struct tm_probe *probe, const struct tm_function *function,
-			   const struct tm_module *module)
+			   const struct tm_module *module, const struct tm_exits *exits)
 {
 
 	bool records = probe->config.recording != NULL;
 
 	if (function->row->kind != TM_ALLOCATES && !records)
 		return "it has an event at its entry";
-	if (tm_allocator_throws(function->row) && !(records && function->reaches))
+	if (tm_allocator_throws(function->row) &&
+	    !(records && (function->reaches || tm_function_can_end(probe, function, exits))))
 		return "an exception may pass it";
 	if (module->image_is_copy)
 		return "its file is not at hand to compare";
@@ -130,7 +131,7 @@ bool tm_function_patch(struct tm_probe *probe, struct tm_function *function, con
 
 	if (!probe->config.patches || !tm_jump_size(probe->config.target->arch))
 		return false;
-	why = why_not(probe, function, module);
+	why = why_not(probe, function, module, exits);
 	if (!why) {
 		err = probe->config.recording ? tm_function_record(probe, function, bytes, size, exits)
 					      : insert(probe, function, bytes, size, exits);

@@ -1,11 +1,13 @@
 /*
- * Functions whose pads record: which pad each kind of function gets. Nothing stops there. What the pads write
- * is read in native_records.c.
+ * Functions whose pads record: which pads each kind of function gets. Nothing stops there. What the pads
+ * write is read in native_records.c.
  *
  * A function that throws cannot be called through, for its pad has no CFI that an exception could pass by.
- * operator new needs none: the call of malloc that it makes tells the block, and the walk from there that it
- * was operator new's. That it always makes such a call is looked up in its code. operator delete that does
- * nothing but to call free is no event of its own.
+ * operator new needs none where it always calls malloc, which is looked up in its code: that call tells the
+ * block, and the walk from there that it was operator new's. One that has a fast path of its own (jemalloc's,
+ * tcmalloc's) has a pad at its entry, where the size is noted, and pads where it returns. At its other ways
+ * out, jumps to slow paths, and at returns that have no room for a jump, it stops (calls.c, leaving).
+ * operator delete that does nothing but to call free is no event of its own.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -34,7 +36,8 @@ static struct tm_record_pad_plan plan_for(const struct tm_probe *probe, const st
 		return plan;
 	}
 	if (tm_allocator_throws(row)) {
-		plan.entry = tm_recording_entry(recording, TM_ENTRY_NATIVE_NEW);
+		plan.entry = tm_recording_entry(recording, function->reaches ? TM_ENTRY_NATIVE_NEW
+									     : TM_ENTRY_NATIVE_NEW_ENDS);
 		return plan;
 	}
 	plan.leave = tm_recording_entry(recording, TM_ENTRY_NATIVE_LEAVE);
@@ -78,6 +81,112 @@ static struct tm_error *make_pad(void *context, uint64_t address, uint64_t reloc
 	return err;
 }
 
+/* ---- ways out ---- */
+
+/* A return: what stands there is replaced by a jump to a pad, which has the instructions before it. */
+struct way {
+	const struct tm_probe *probe;
+	const struct tm_function *function;
+	const struct tm_way_out *out;
+	const uint8_t *before;
+};
+
+static struct tm_error *make_way_pad(void *context, uint64_t address, uint64_t relocated, uint64_t *pad)
+{
+	const struct way *way = context;
+	const struct tm_probe_config *config = &way->probe->config;
+	size_t before = way->out->address - address;
+	const struct tm_record_pad_plan plan = {
+		.original = relocated + before,
+		.enabled = tm_recording_enabled_word(config->recording),
+		.leave = tm_recording_entry(config->recording, TM_ENTRY_NATIVE_LEAVE),
+		.way_out = true,
+		.before = way->before,
+		.before_size = before,
+		.what = way->function->number << 16 | TM_PAD_WAY_OUT,
+		.arguments = {(uint8_t)way->function->row->size},
+		.argument_count = 1,
+	};
+	struct tm_record_pad made;
+	struct tm_error *err = tm_record_pad_make(config->target->arch, &plan, &made);
+
+	return err ? err : tm_pads_place(config->pads, NULL, address, made.code, made.size, pad);
+}
+
+static bool has_room(const struct tm_probe *probe, const struct tm_way_out *out)
+{
+	return out->returns && !out->jumped_into &&
+	       out->end - out->start >= tm_jump_size(probe->config.target->arch) &&
+	       out->address - out->start <= TM_RECORD_PAD_BEFORE;
+}
+
+/* What the entry's jump replaces, and the instruction that it may cut, lie before the first way out. A way
+   that stops draws no sample. */
+bool tm_function_can_end(const struct tm_probe *probe, const struct tm_function *function,
+			 const struct tm_exits *exits)
+{
+	size_t jump = tm_jump_size(probe->config.target->arch);
+	bool any = false;
+
+	for (size_t i = 0; i < exits->way_count; i++) {
+		bool room = has_room(probe, &exits->ways[i]);
+
+		if (exits->ways[i].start < function->address + jump + TM_INSN_BYTES_MAX ||
+		    (!room && probe->only_records))
+			return false;
+		any = any || room;
+	}
+	return any && function->row->kind == TM_ALLOCATES && function->row->out < 0 &&
+	       function->row->count < 0;
+}
+
+static struct tm_error *patch_way(struct tm_probe *probe, const struct tm_function *function,
+				  const uint8_t *bytes, const struct tm_way_out *out)
+{
+	const uint8_t *start = bytes + (out->start - function->address);
+	struct way way = {probe, function, out, start};
+	const struct tm_patch_request request = {out->start, start,	   out->end - out->start,
+						 out->end,   make_way_pad, &way};
+
+	return tm_patch_insert(probe->config.patches, &request);
+}
+
+/* Jumps to slow paths, and returns without room. */
+static struct tm_error *stop_at_way(struct tm_probe *probe, struct tm_function *function,
+				    const struct tm_way_out *out)
+{
+	struct tm_map *map = out->returns ? &probe->exits : &probe->ways;
+	struct tm_error *err = tm_breakpoint_insert(probe->config.breakpoints, out->address);
+
+	if (!err && !tm_map_put(map, out->address, (uintptr_t)function))
+		err = tm_error_out_of_memory();
+	return err;
+}
+
+/* Where its entry is not replaced in the end, nobody is told there. */
+static struct tm_error *watch_ways(struct tm_probe *probe, struct tm_function *function, const uint8_t *bytes,
+				   const struct tm_exits *exits)
+{
+	struct tm_error *err = NULL;
+	size_t stops = 0;
+
+	for (size_t i = 0; !err && i < exits->way_count; i++) {
+		const struct tm_way_out *out = &exits->ways[i];
+		bool room = has_room(probe, out);
+
+		err = room ? patch_way(probe, function, bytes, out) : stop_at_way(probe, function, out);
+		stops += !room;
+	}
+	if (!err && stops)
+		tm_log_info("%s at 0x%" PRIx64 " stops at %zu of its %zu ways out: %s", function->row->name,
+			    function->address, stops, exits->way_count,
+			    "those lead to slow paths, or have no room for a jump");
+	probe->unrecorded += !err && stops;
+	return err;
+}
+
+/* ---- both ---- */
+
 /* Numbers are never given twice: records of a function that is forgotten may still come. */
 static struct tm_error *give_number(struct tm_probe *probe, struct tm_function *function)
 {
@@ -93,13 +202,17 @@ struct tm_error *tm_function_record(struct tm_probe *probe, struct tm_function *
 	struct placing placing = {probe, function};
 	const struct tm_patch_request request = {function->address,    bytes,	 size,
 						 exits->lowest_target, make_pad, &placing};
+	bool ends = tm_allocator_throws(function->row) && !function->reaches;
 	struct tm_error *err = give_number(probe, function);
 
 	if (!err)
 		err = tm_probe_survey(probe);
+	if (!err && ends)
+		err = watch_ways(probe, function, bytes, exits);
 	if (!err)
 		err = tm_patch_insert(probe->config.patches, &request);
 	function->recorded = !err;
+	function->ends = !err && ends;
 	probe->recorded_count += !err;
 	return err;
 }
@@ -235,6 +348,26 @@ static struct tm_error *settle(struct tm_probe *probe, const struct tm_deferred 
 	return tm_map_put(&probe->passed, deferred->address, 1) ? NULL : tm_error_out_of_memory();
 }
 
+/* Those whose own pads can tell of them: others may be wrappers of theirs. */
+static struct tm_error *arm_ending(struct tm_probe *probe)
+{
+	struct tm_error *err = NULL;
+
+	for (size_t i = 0; !err && i < probe->deferred.count;) {
+		const struct tm_deferred deferred = probe->deferred.items[i];
+		const struct tm_function function = {.row = deferred.row, .address = deferred.indexed->vaddr};
+
+		if (!deferred.indexed->has_exits ||
+		    !tm_function_can_end(probe, &function, &deferred.indexed->exits)) {
+			i++;
+			continue;
+		}
+		tm_vector_remove_unordered(&probe->deferred, i);
+		err = tm_function_arm(probe, deferred.row, deferred.address, deferred.indexed, TM_ARM_PLAIN);
+	}
+	return err;
+}
+
 /* One wrapper may call another: until nothing changes. */
 static struct tm_error *settle_reaching(struct tm_probe *probe)
 {
@@ -262,6 +395,10 @@ struct tm_error *tm_probe_arm_deferred(struct tm_probe *probe)
 {
 	struct tm_error *err = settle_reaching(probe);
 
+	if (!err)
+		err = arm_ending(probe);
+	if (!err)
+		err = settle_reaching(probe);
 	for (size_t i = 0; !err && i < probe->deferred.count; i++) {
 		const struct tm_deferred *deferred = &probe->deferred.items[i];
 
@@ -280,7 +417,7 @@ bool tm_probe_is_in_call(const struct tm_probe *probe, uint64_t pc)
 
 	for (size_t i = 0; tm_map_next(&probe->entries, &i, &address, &place);) {
 		const struct tm_function *function = (const struct tm_function *)(uintptr_t)place;
-		bool wrapper = function->recorded && tm_allocator_throws(function->row);
+		bool wrapper = function->recorded && function->reaches;
 
 		if (pc - address < function->size && function->row->kind != TM_FREES &&
 		    !function->is_resolver)

@@ -133,6 +133,13 @@ struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct t
 					const struct tm_recorder_call *call);
 struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread,
 					uint64_t cfa);
+/* The call with this CFA that a thread, which stands still, is in, if it was to be told at its end: who calls
+   has seen it, and will see its return. cfa 0: there is none. */
+struct tm_error *tm_recording_take_new(struct tm_recording *recording, struct tm_thread *thread, uint64_t cfa,
+				       struct tm_recorder_call *call);
+/* Is it still the same? Else it was left by an exception, and another one with its CFA has begun. */
+struct tm_error *tm_recording_has_taken(struct tm_recording *recording, struct tm_thread *thread,
+					uint64_t cfa, bool *taken);
 
 /* Did recording end because the tracer did not come in time? */
 bool tm_recording_has_ended(const struct tm_recording *recording);

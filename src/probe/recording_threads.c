@@ -347,13 +347,22 @@ static struct tm_error *write_stack(struct tm_recording *recording, unsigned ent
 	return tm_target_write(recording->target, place, stack, sizeof(*stack));
 }
 
-/* Those at or below the CFA are over. */
+/* Those that are over where a call with this CFA begins, or has ended. */
 static void drop_news(struct tm_recorder_stack *stack, uint64_t cfa)
 {
 	if (stack->new_count > TM_ARRAY_SIZE(stack->news))
 		stack->new_count = 0;
-	while (stack->new_count && stack->news[stack->new_count - 1].cfa <= cfa)
+	while (stack->new_count && tm_call_is_over(stack, stack->news[stack->new_count - 1].cfa, cfa))
 		stack->new_count--;
+}
+
+/* The call with this CFA that is told so; NULL: there is none. */
+static struct tm_recorder_call *find_new(struct tm_recorder_stack *stack, uint64_t cfa, enum tm_told told)
+{
+	for (size_t i = 0; i < stack->new_count && i < TM_ARRAY_SIZE(stack->news); i++)
+		if (stack->news[i].cfa == cfa && stack->news[i].told == told)
+			return &stack->news[i];
+	return NULL;
 }
 
 struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct tm_thread *thread,
@@ -370,6 +379,37 @@ struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct t
 		return NULL;
 	stack.news[stack.new_count++] = *call;
 	return write_stack(recording, entry, &stack);
+}
+
+struct tm_error *tm_recording_take_new(struct tm_recording *recording, struct tm_thread *thread, uint64_t cfa,
+				       struct tm_recorder_call *call)
+{
+	struct tm_recorder_stack stack;
+	struct tm_recorder_call *found;
+	unsigned entry;
+	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+
+	call->cfa = 0;
+	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+		return err;
+	found = find_new(&stack, cfa, TM_TOLD_AT_END);
+	if (!found)
+		return NULL;
+	found->told = TM_TOLD_BY_RETURN;
+	*call = *found;
+	return write_stack(recording, entry, &stack);
+}
+
+struct tm_error *tm_recording_has_taken(struct tm_recording *recording, struct tm_thread *thread,
+					uint64_t cfa, bool *taken)
+{
+	struct tm_recorder_stack stack;
+	unsigned entry;
+	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+
+	*taken = !err && entry != UINT_MAX && tm_recording_read_stack(recording, entry, &stack) &&
+		 find_new(&stack, cfa, TM_TOLD_BY_RETURN);
+	return err;
 }
 
 struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct tm_thread *thread,

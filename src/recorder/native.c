@@ -55,7 +55,10 @@ __asm__(".pushsection .text\n"
 	"	lea " KEPT "+24(%rsp), %rsi\n"
 	"	call tm_native_free\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_new_entry") KEEP MAKE_WORD
 	"	lea " KEPT "+24(%rsp), %rsi\n"
-	"	call tm_native_new\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_loader_entry") KEEP MAKE_WORD
+	"	call tm_native_new\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_new_ends_entry") KEEP MAKE_WORD
+	"	lea " KEPT "+24(%rsp), %rsi\n"
+	"	call tm_native_new_ends\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_loader_entry")
+		KEEP MAKE_WORD
 	"	call tm_native_loader\n" DROP_WORD TAKE_BACK END BEGIN("tm_native_resize_entry") KEEP
 	"	lea " KEPT "+8(%rsp), %rdi\n"
 	"	call tm_native_resize\n" TAKE_BACK END
@@ -131,27 +134,67 @@ ENTRY void tm_native_free(uint64_t block, uint64_t cfa)
 	end(&writer);
 }
 
+/* A function that stops goes on by jumping to this one: the tracer will see the end. */
+static inline bool has_stopped(const struct tm_recorder_stack *stack, uint64_t cfa)
+{
+	const struct tm_recorder_call *call = find_new(stack, cfa);
+
+	return call && call->told == TM_TOLD_BY_STOP;
+}
+
+/* Those that were left by a jump go; or else the outermost, which is taken for another function then. False:
+   that will be told at its end, and all that is inside it is not. */
+static SELDOM bool make_place(struct tm_recorder_stack *stack, uint32_t *count)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < NEWS; i++)
+		if (!is_on_stack(stack, &stack->news[i]) || has_return_address(&stack->news[i]))
+			stack->news[kept++] = stack->news[i];
+	stack->new_count = kept;
+	if (kept == NEWS && stack->news[0].told == TM_TOLD_AT_END)
+		return false;
+	for (uint32_t i = 1; kept == NEWS && i < NEWS; i++)
+		stack->news[i - 1] = stack->news[i];
+	*count = kept < NEWS ? kept : NEWS - 1;
+	return true;
+}
+
+static inline void note_new(struct tm_recorder_stack *stack, struct tm_recorder_call call)
+{
+	uint32_t count = count_news(stack);
+
+	while (count && tm_call_is_over(stack, stack->news[count - 1].cfa, call.cfa))
+		count--;
+	if (__builtin_expect(count == NEWS, 0) && !make_place(stack, &count))
+		return;
+	stack->news[count] = call;
+	stack->new_count = count + 1;
+}
+
 /* operator new is not called through, for an exception may pass it: whether it is going on the walk of the
    call of malloc tells that it makes. */
 ENTRY void tm_native_new(uint64_t size, uint64_t cfa)
 {
+	struct writer writer;
+
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
+		return;
+	note_new(&writer.thread->stack, call_at(cfa, size, TM_TOLD_INSIDE));
+	end(&writer);
+}
+
+/* One that makes no such call: what it was asked for is known by the time that it returns. */
+ENTRY void tm_native_new_ends(uint64_t size, uint64_t cfa)
+{
 	struct tm_recorder_stack *stack;
 	struct writer writer;
-	uint32_t count;
 
 	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
 		return;
 	stack = &writer.thread->stack;
-	count = count_news(stack);
-	while (count && stack->news[count - 1].cfa <= cfa)
-		count--;
-	if (count == NEWS) { /* the oldest is over, or will be taken for what malloc was asked for */
-		for (count = 1; count < NEWS; count++)
-			stack->news[count - 1] = stack->news[count];
-		count--;
-	}
-	stack->news[count] = call_at(cfa, size);
-	stack->new_count = count + 1;
+	if (!has_stopped(stack, cfa))
+		note_new(stack, call_at(cfa, size, TM_TOLD_AT_END));
 	end(&writer);
 }
 
@@ -185,7 +228,7 @@ ENTRY void tm_native_resize(const uint64_t *words)
 	if (!stack->resize.cfa) {
 		stack->resize.return_address = word_at(cfa - 8);
 		stack->resize.value = old;
-		stack->resize.stops = 0;
+		stack->resize.told = 0;
 		store(&stack->resize.cfa,
 		      cfa); /* last: a signal handler looks at the others where it is there */
 	}
@@ -477,13 +520,37 @@ static inline bool is_told(struct tm_recorder_thread *thread, const struct retur
 	return false;
 }
 
+/* At a way out of operator new: from now on as behind any other call. False: its entry was not seen, or the
+   function was come to in another way. */
+static inline bool end_new(uint64_t *words)
+{
+	uint64_t cfa = cfa_of(words);
+	const struct tm_recorder_call *call;
+	struct tm_recorder_stack *stack;
+	struct writer writer;
+
+	if (!__builtin_expect(begin(&writer, STACK_POINTER), 1))
+		return false;
+	stack = &writer.thread->stack;
+	call = find_new(stack, cfa);
+	if (call && call->told == TM_TOLD_AT_END) {
+		words[0] &= ~(uint64_t)TM_PAD_WAY_OUT;
+		words[1] = call->value;
+		stack->new_count = (uint32_t)(call - stack->news);
+	}
+	end(&writer);
+	return !(words[0] & TM_PAD_WAY_OUT);
+}
+
 /* False: nothing is recorded yet, for the tracer has to look. */
-ENTRY bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp)
+ENTRY bool tm_native_leave(uint64_t result, uint64_t *words, uint64_t fp)
 {
 	struct returned call;
 	struct writer writer;
 	bool done;
 
+	if (words[0] & TM_PAD_WAY_OUT && !end_new(words))
+		return true;
 	read_call(&call, words, result);
 	if (control->sample) {
 		struct tm_recorder_thread *thread = find_thread(thread_pointer());

@@ -18,11 +18,12 @@ struct tm_native_registers {
 
 void tm_native_free(uint64_t block, uint64_t cfa);
 void tm_native_new(uint64_t size, uint64_t cfa);
+void tm_native_new_ends(uint64_t size, uint64_t cfa);
 void tm_native_loader(void);
 void tm_native_resize(const uint64_t *words);
 
 /* false: the tracer has to look, and tm_native_leave_looked_at is to be called with the same. */
-bool tm_native_leave(uint64_t result, const uint64_t *words, uint64_t fp);
+bool tm_native_leave(uint64_t result, uint64_t *words, uint64_t fp);
 void tm_native_leave_looked_at(uint64_t result, const uint64_t *words,
 			       const struct tm_native_registers *kept);
 

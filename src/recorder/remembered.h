@@ -55,7 +55,7 @@ static inline bool has_same_news(const struct tm_remembered_stack *remembered,
 	for (uint32_t i = 0; i < remembered->new_count; i++) {
 		const struct tm_recorder_call *call = &stack->news[i];
 
-		if (remembered->news[i] != call->cfa || call->stops || !has_return_address(call))
+		if (remembered->news[i] != call->cfa || call->told || !has_return_address(call))
 			return false;
 	}
 	return true;

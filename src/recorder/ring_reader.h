@@ -10,9 +10,9 @@
  * the others go on, and so does its own ring behind it. The reader comes back to the hole, and gives the
  * record late if it is committed after all. Nothing that depends on it was given before: its thread goes on
  * when it has committed, so that whatever follows from it is stamped later, behind the horizon of the pass
- * that saw the hole. Where a handler's record behind it wants an answer it is not waited for at all: its thread
- * waits itself. A hole is passed over for good where the recorder has noticed that its thread has jumped away.
- * Where half a ring lies behind it, the ring's room goes round without it.
+ * that saw the hole. Where a handler's record behind it wants an answer it is not waited for at all: its
+ * thread waits itself. A hole is passed over for good where the recorder has noticed that its thread has
+ * jumped away. Where half a ring lies behind it, the ring's room goes round without it.
  *
  * So times grow, but for late records and for those of signal handlers that interrupted the recorder: a
  * handler's record may stand behind one that is stamped later. What a thread wrote is given as it stands in

@@ -168,10 +168,12 @@ enum tm_record_register {
 
 /* The word that a pad has on top of the stack during its call; the call's arguments lie above it: size, count
    or place of the result; of a resize old block, size, count. */
-#define TM_PAD_WORDS(what)    ((what)&0xff) /* on the stack, this one included */
-#define TM_PAD_COUNTED	      0x100u
-#define TM_PAD_OUT	      0x200u /* the call returns an int, and its block where the second argument says */
-#define TM_PAD_RESIZES	      0x400u
+#define TM_PAD_WORDS(what) ((what)&0xff) /* on the stack, this one included */
+#define TM_PAD_COUNTED	   0x100u
+#define TM_PAD_OUT	   0x200u /* the call returns an int, and its block where the second argument says */
+#define TM_PAD_RESIZES	   0x400u
+#define TM_PAD_WAY_OUT                                                                                       \
+	0x800u /* the pad stands where the function returns; the size is what its entry has noted */
 #define TM_PAD_FUNCTION(what) ((uint32_t)(what) >> 16)
 #define TM_PAD_FUNCTIONS      0x8000u
 
@@ -404,7 +406,15 @@ struct tm_recorder_python {
 struct tm_recorder_call {
 	uint64_t cfa, return_address;
 	uint64_t value;
-	uint64_t stops; /* not 0: the tracer has seen it, and will see its end */
+	uint64_t told; /* enum tm_told: by what, if not by a call that is made inside */
+};
+
+enum tm_told {
+	TM_TOLD_INSIDE,
+	TM_TOLD_BY_STOP,   /* the tracer has seen its entry, and will see its end */
+	TM_TOLD_AT_END,	   /* by a pad at its way out */
+	TM_TOLD_BY_RETURN, /* it was to be told at its end, and has stopped before: the tracer will see its
+			      return */
 };
 
 /* What the recorder knows of a thread's native stack. */
@@ -418,8 +428,18 @@ struct tm_recorder_stack {
 	struct tm_recorder_call resize; /* the outermost that is going on, and its block; cfa 0: none */
 	/* Calls of operator new that may be going on, innermost last, and the sizes that they were asked for.
 	 */
-	struct tm_recorder_call news[4];
+	struct tm_recorder_call news[16];
 };
+
+/* Is a call with one CFA over where another one begins with the other? On the thread's own stack, [low,
+   high), if it is not farther up; on another one, a signal handler's, if the thread is back on its own. */
+static inline int tm_call_is_over(const struct tm_recorder_stack *stack, uint64_t cfa, uint64_t beginning)
+{
+	int own = cfa - 8 >= stack->low && cfa <= stack->high,
+	    begins_on_own = beginning - 8 >= stack->low && beginning <= stack->high;
+
+	return own == begins_on_own ? cfa <= beginning : begins_on_own;
+}
 
 /* A thread that records: entry i has ring i. */
 struct tm_recorder_thread {
@@ -537,13 +557,14 @@ enum tm_recorder_entry {
 	TM_ENTRY_FINALIZE,
 	TM_ENTRY_SWITCHED, /* (guard): behind a call of start or stop that went on */
 	/* Of the pads of arch/record_pad.h; they keep all registers. */
-	TM_ENTRY_NATIVE_FREE,	/* (block): before the call */
-	TM_ENTRY_NATIVE_NEW,	/* (size): before the call */
-	TM_ENTRY_NATIVE_LOADER, /* before the call */
-	TM_ENTRY_NATIVE_RESIZE, /* before the call, with the pad's words on the stack */
-	TM_ENTRY_NATIVE_LEAVE,	/* behind the call, with its result in rax and the pad's words on the stack */
-	TM_ENTRY_SETUP,		/* (ticks): setup.c; what is behind the code need not be writable yet */
-	TM_ENTRY_SETUP_RETURN,	/* where that returns to */
+	TM_ENTRY_NATIVE_FREE,	  /* (block): before the call */
+	TM_ENTRY_NATIVE_NEW,	  /* (size): before the call, which is told by one that is made inside */
+	TM_ENTRY_NATIVE_NEW_ENDS, /* (size): before a call that is told at its end */
+	TM_ENTRY_NATIVE_LOADER,	  /* before the call */
+	TM_ENTRY_NATIVE_RESIZE,	  /* before the call, with the pad's words on the stack */
+	TM_ENTRY_NATIVE_LEAVE, /* behind the call, with its result in rax and the pad's words on the stack */
+	TM_ENTRY_SETUP,	       /* (ticks): setup.c; what is behind the code need not be writable yet */
+	TM_ENTRY_SETUP_RETURN, /* where that returns to */
 	TM_ENTRY_COUNT,
 };
 

@@ -16,9 +16,9 @@ static inline uint64_t cfa_of(const uint64_t *words)
 	return (uint64_t)(words + TM_PAD_WORDS(words[0]) + 1);
 }
 
-static inline struct tm_recorder_call call_at(uint64_t cfa, uint64_t value)
+static inline struct tm_recorder_call call_at(uint64_t cfa, uint64_t value, enum tm_told told)
 {
-	return (struct tm_recorder_call){cfa, word_at(cfa - 8), value, 0};
+	return (struct tm_recorder_call){cfa, word_at(cfa - 8), value, told};
 }
 
 /* Does the call stand on the thread's own stack, so that its return address can be read? */
@@ -203,7 +203,7 @@ static inline enum walked pass_wrappers(struct walk *walk, const struct tm_recor
 
 		if (!wrapper)
 			return walked;
-		if (wrapper->stops)
+		if (wrapper->told)
 			return INNER;
 		walk->wrapper = wrapper;
 		walk->wrapper_pc = frame->pc;

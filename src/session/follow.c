@@ -325,6 +325,15 @@ static void note_image(struct tm_session *session)
 	tm_json_string(&session->images, session->info.exe ? session->info.exe : "");
 }
 
+static struct tm_error *recover_way(struct tm_session *session, const struct tm_module *module,
+				    const struct tm_indexed_function *function, const struct tm_way_out *way)
+{
+	if (way->end - way->start < tm_jump_size(session->target->arch))
+		return NULL;
+	return tm_patch_recover(session->patches, module->bias + way->start,
+				function->bytes + (way->start - function->vaddr));
+}
+
 /* Of a module that is where its file says, with the bytes of its functions in the index. */
 static struct tm_error *recover_functions(struct tm_session *session, const struct tm_module *module,
 					  const struct tm_indexed_module *indexed)
@@ -337,6 +346,8 @@ static struct tm_error *recover_functions(struct tm_session *session, const stru
 		if (function->has_exits && function->size >= TM_JUMP_SIZE_MAX)
 			err = tm_patch_recover(session->patches, module->bias + function->vaddr,
 					       function->bytes);
+		for (size_t k = 0; !err && k < function->exits.way_count; k++)
+			err = recover_way(session, module, function, &function->exits.ways[k]);
 	}
 	return err;
 }

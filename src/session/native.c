@@ -364,7 +364,7 @@ static bool is_inner(struct tm_session *session, const struct tm_recorder_stack 
 	const struct tm_recorder_call *call;
 	size_t i = 1;
 
-	for (; i < walk->count && (call = find_new(session, stack, &walk->frames[i])) && !call->stops; i++) {
+	for (; i < walk->count && (call = find_new(session, stack, &walk->frames[i])) && !call->told; i++) {
 		record->size = call->value;
 		record->old = walk->frames[i].pc;
 	}

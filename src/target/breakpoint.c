@@ -161,15 +161,53 @@ static struct tm_error *insert(struct tm_breakpoints *breakpoints, struct tm_bre
 	return NULL;
 }
 
-struct tm_error *tm_breakpoint_insert(struct tm_breakpoints *breakpoints, uint64_t address)
+static struct tm_breakpoint *at(const struct tm_breakpoints *breakpoints, uint64_t address)
 {
 	const uint64_t *place = tm_map_get(&breakpoints->by_address, address);
-	struct tm_breakpoint *breakpoint;
+
+	return place ? (struct tm_breakpoint *)(uintptr_t)*place : NULL;
+}
+
+/* Somebody may have changed the code meanwhile. */
+static struct tm_error *insert_again(struct tm_breakpoints *breakpoints, struct tm_breakpoint *breakpoint)
+{
+	const struct tm_arch *arch = breakpoints->target->arch;
+	uint8_t present[sizeof(breakpoint->shadow)];
+	struct tm_error *err =
+		tm_target_read(breakpoints->target, breakpoint->address, present, arch->breakpoint_size);
+
+	if (!err && memcmp(present, breakpoint->shadow, arch->breakpoint_size) != 0)
+		err = tm_error_create(TM_ERROR_UNSUPPORTED, "the code at 0x%" PRIx64 " is not what it was",
+				      breakpoint->address);
+	if (!err)
+		err = tm_target_write(breakpoints->target, breakpoint->address, arch->breakpoint,
+				      arch->breakpoint_size);
+	breakpoint->lifted = err != NULL;
+	return err;
+}
+
+struct tm_error *tm_breakpoint_lift(struct tm_breakpoints *breakpoints, uint64_t address)
+{
+	struct tm_breakpoint *breakpoint = at(breakpoints, address);
 	struct tm_error *err;
 
-	if (place) {
-		((struct tm_breakpoint *)(uintptr_t)*place)->users++;
+	if (!breakpoint || !breakpoint->users || !breakpoint->pad || --breakpoint->users)
 		return NULL;
+	err = tm_target_write(breakpoints->target, address, breakpoint->shadow,
+			      breakpoints->target->arch->breakpoint_size);
+	breakpoint->lifted = !err;
+	return err;
+}
+
+struct tm_error *tm_breakpoint_insert(struct tm_breakpoints *breakpoints, uint64_t address)
+{
+	struct tm_breakpoint *breakpoint = at(breakpoints, address);
+	struct tm_error *err;
+
+	if (breakpoint) {
+		err = breakpoint->lifted ? insert_again(breakpoints, breakpoint) : NULL;
+		breakpoint->users += !err;
+		return err;
 	}
 	breakpoint = calloc(1, sizeof(*breakpoint));
 	if (!breakpoint)
@@ -252,6 +290,14 @@ static struct tm_replaced replaced_by(const struct tm_breakpoints *breakpoints,
 				    arch->breakpoint_size};
 }
 
+static struct tm_error *restore(const struct tm_breakpoints *breakpoints,
+				const struct tm_breakpoint *breakpoint, size_t *foreign)
+{
+	struct tm_replaced replaced = replaced_by(breakpoints, breakpoint);
+
+	return breakpoint->lifted ? NULL : tm_replaced_restore(&replaced, breakpoints->target, foreign);
+}
+
 struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, pid_t child)
 {
 	const struct tm_breakpoint *breakpoint;
@@ -260,7 +306,8 @@ struct tm_error *tm_breakpoints_scrub_child(struct tm_breakpoints *breakpoints, 
 	for (size_t i = 0; !err && (breakpoint = next(breakpoints, &i));) {
 		struct tm_replaced replaced = replaced_by(breakpoints, breakpoint);
 
-		err = tm_replaced_scrub_child(&replaced, breakpoints->target, child);
+		if (!breakpoint->lifted)
+			err = tm_replaced_scrub_child(&replaced, breakpoints->target, child);
 	}
 	return err;
 }
@@ -333,14 +380,12 @@ static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
 struct tm_error *tm_breakpoint_remove(struct tm_breakpoints *breakpoints, uint64_t address, size_t *foreign)
 {
 	struct tm_breakpoint *breakpoint = (struct tm_breakpoint *)tm_breakpoint_find(breakpoints, address);
-	struct tm_replaced replaced;
 	struct tm_error *err;
 
 	if (!breakpoint)
 		return NULL;
 	err = leave_pads(breakpoints);
-	replaced = replaced_by(breakpoints, breakpoint);
-	err = tm_error_first(err, tm_replaced_restore(&replaced, breakpoints->target, foreign));
+	err = tm_error_first(err, restore(breakpoints, breakpoint, foreign));
 	breakpoints->in_place -= !breakpoint->pad;
 	tm_map_remove(&breakpoints->by_address, address);
 	free(breakpoint);
@@ -354,11 +399,8 @@ struct tm_error *tm_breakpoints_remove_all(struct tm_breakpoints *breakpoints, s
 
 	*foreign = 0;
 	/* One place that fails must not keep the others from being restored. */
-	for (size_t i = 0; (breakpoint = next(breakpoints, &i));) {
-		struct tm_replaced replaced = replaced_by(breakpoints, breakpoint);
-
-		err = tm_error_first(err, tm_replaced_restore(&replaced, breakpoints->target, foreign));
-	}
+	for (size_t i = 0; (breakpoint = next(breakpoints, &i));)
+		err = tm_error_first(err, restore(breakpoints, breakpoint, foreign));
 	tm_breakpoints_forget_all(breakpoints);
 	return err;
 }

@@ -1,12 +1,13 @@
 /*
- * Breakpoints that are never lifted. Inserting one writes the architecture's breakpoint instruction and moves
- * the overwritten instruction to a pad (pad.h): a thread that has hit it goes on in the pad, so no other
- * thread can run past it unseen and nothing is single-stepped. Where there is no pad (a seccomp filter
+ * Breakpoints that no thread runs past unseen. Inserting one writes the architecture's breakpoint instruction
+ * and moves the overwritten instruction to a pad (pad.h): a thread that has hit it goes on in the pad, so no
+ * other thread can run past it unseen and nothing is single-stepped. Where there is no pad (a seccomp filter
  * forbids mapping one, or the instruction cannot be moved) the instruction is stepped in place with all other
  * threads held.
  *
  * Several users may want the same address: insertions are counted. Invariant: the memory at each address in
- * the table holds the breakpoint instruction, and `shadow` is what was there.
+ * the table holds the breakpoint instruction, and `shadow` is what was there; where it is lifted, that is
+ * there.
  */
 #ifndef TM_TARGET_BREAKPOINT_H
 #define TM_TARGET_BREAKPOINT_H
@@ -18,6 +19,7 @@ struct tm_pads;
 struct tm_breakpoint {
 	uint64_t address;
 	unsigned users;
+	bool lifted;
 	uint8_t shadow[4]; /* the bytes it overwrote: arch->breakpoint_size of them */
 	uint64_t pad;	   /* where a thread goes on; 0: it is stepped in place */
 	struct tm_relocated relocated;
@@ -33,6 +35,13 @@ void tm_breakpoints_destroy(struct tm_breakpoints *breakpoints); /* forgets; doe
 /* Inserts, or adds a user. Code that already holds a foreign breakpoint instruction is refused
  * (TM_ERROR_UNSUPPORTED). */
 struct tm_error *tm_breakpoint_insert(struct tm_breakpoints *breakpoints, uint64_t address);
+
+/*
+ * Takes a user away; with the last one the bytes are put back, while threads run. A thread that has hit it by
+ * then still stands at a breakpoint, so it stays in the table, to be inserted again or not. One that is
+ * stepped in place stays where it is.
+ */
+struct tm_error *tm_breakpoint_lift(struct tm_breakpoints *breakpoints, uint64_t address);
 
 /* The breakpoint at an address, or NULL. */
 const struct tm_breakpoint *tm_breakpoint_find(const struct tm_breakpoints *breakpoints, uint64_t address);

@@ -367,7 +367,7 @@ static bool copy_state(const struct tm_patches *patches, uint64_t original, uint
 	return state->original != 0;
 }
 
-/* The function whose relocated beginning a pad goes on to. */
+/* Of the relocated code that a pad goes on to: where it was. */
 static uint64_t function_of(const struct tm_patches *patches, uint64_t relocated)
 {
 	uint64_t original, code;
@@ -384,14 +384,17 @@ static bool call_pad_state(const struct tm_patches *patches, const struct tm_cal
 	return is_return_address ? offset == pad->stop : state->original != 0;
 }
 
-/* Its calls return to it from the function, and from the recorder. */
+/* Its calls return to it from the function, and from the recorder. What it has of the function's own stands
+   for that; behind it comes what is done before the instruction that is next there. */
 static bool record_pad_state(const struct tm_patches *patches, const struct tm_record_pad *pad, size_t offset,
 			     bool is_return_address, struct tm_pad_state *state)
 {
+	uint64_t start = function_of(patches, pad->original);
+
 	if (!tm_record_pad_depth(pad, offset, &state->depth))
 		return false;
-	state->original = is_return_address ? 0 : function_of(patches, pad->original);
-	return is_return_address || state->original != 0;
+	state->original = is_return_address ? 0 : start + (offset < pad->before ? offset : pad->before);
+	return is_return_address || start != 0;
 }
 
 bool tm_patches_pad_state(struct tm_patches *patches, uint64_t pc, bool is_return_address,

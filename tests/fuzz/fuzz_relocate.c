@@ -73,6 +73,17 @@ static void check_exits(const struct choice *choice, const uint8_t *code, const 
 		require(choice->decode(code + at, size - at, exits->returns[i], &insn));
 		require(insn.kind == TM_INSN_RETURN);
 	}
+	for (size_t i = 0; i < exits->way_count; i++) {
+		const struct tm_way_out *way = &exits->ways[i];
+
+		require(way->start >= choice->from && way->start <= way->address && way->address < way->end);
+		require(way->end <= choice->from + size);
+		require(!i || way->address > exits->ways[i - 1].address);
+		require(choice->decode(code + (way->address - choice->from), way->end - way->address,
+				       way->address, &insn));
+		require(way->returns == (insn.kind == TM_INSN_RETURN));
+		require(way->returns || way->start == way->address);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -246,6 +246,13 @@ class Same(PadTest):
     def test_python_on_malloc(self):
         self.compare_program([program("python3"), "-S", "-c", PYTHON], environment={"PYTHONMALLOC": "malloc"})
 
+    def test_operators_of_other_allocators(self):
+        """Which have fast paths of their own."""
+        for build in ("jemalloc", "tcmalloc"):
+            with self.subTest(build):
+                self.compare_fixture(f"cxx-{build}", "operators", probe="auto")
+                self.compare_fixture(f"storm-{build}", "news", 1, 10, 500, probe="auto")
+
     def test_cxx_containers_and_exceptions(self):
         for build in ("cxx-O0", "cxx-O2"):
             with self.subTest(build):
@@ -258,10 +265,10 @@ class Same(PadTest):
 class Exact(PadTest):
     """The fixture counts for itself."""
 
-    def storm(self, build, kind, threads, depth, count, allocations, *options, rounds=2):
+    def storm(self, build, kind, threads, depth, count, allocations, *options, rounds=2, probe=PROBE):
         """Rounds, each of so many allocations and as many frees."""
         target = start_ready(self, build, kind, threads, depth, count)
-        trace = self.attach(target.pid, *options)
+        trace = self.attach(target.pid, *options, probe=probe)
         total = collections.Counter()
         for _ in range(rounds):
             target.send(b"n")
@@ -300,6 +307,13 @@ class Exact(PadTest):
     def test_bad_alloc(self):
         self.check("throws", 1, 37, scaled(100_000) // 10)
         self.check("throws", 4, 37, scaled(100_000) // 10)
+
+    def test_operator_new(self):
+        """Where it does not come to malloc: most calls stop nowhere, some do, and some throw."""
+        for build in ("O2", "jemalloc", "tcmalloc"):
+            with self.subTest(build):
+                self.storm(f"storm-{build}", "news", 1, 5, 20_000, 80_000, probe="auto")
+                self.storm(f"storm-{build}", "news", 4, 5, 3_000, 48_000, probe="auto")
 
     def test_a_block_in_each_frame(self):
         """At the peak every depth holds one block; deeper than a recorder's own tables are."""

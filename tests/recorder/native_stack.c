@@ -64,7 +64,7 @@ static uint64_t *put_words(uint64_t cfa, uint32_t what, uint64_t first, uint64_t
 	return words;
 }
 
-static void leave(const uint64_t *words, uint64_t result)
+static void leave(uint64_t *words, uint64_t result)
 {
 	const struct tm_native_registers kept = {1, 2, 3, 4, 5, 6};
 

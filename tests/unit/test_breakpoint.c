@@ -1,4 +1,4 @@
-/* Breakpoints that are never lifted: a thread goes on in a pad, or is stepped in place with all others held.
+/* Breakpoints that no thread runs past: it goes on in a pad, or is stepped in place with all others held.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -140,6 +140,58 @@ Test(breakpoint, second_user_writes_nothing)
 	check(tm_breakpoint_insert(breakpoints, start));
 	cr_assert_eq(fake->writes, writes);
 	cr_assert_eq(tm_breakpoints_count(breakpoints), 1);
+}
+
+Test(breakpoint, lifted_is_gone_from_the_code_but_known)
+{
+	check(tm_breakpoint_insert(breakpoints, start));
+	check(tm_breakpoint_insert(breakpoints, start));
+	check(tm_breakpoint_lift(breakpoints, start));
+	cr_assert(fake_target_traps_at(fake, start), "somebody else needs it");
+	check(tm_breakpoint_lift(breakpoints, start));
+	cr_assert_eq(changed(), 0);
+	check(tm_breakpoint_lift(breakpoints, start));
+	stand_at(thread, start); /* had hit it before */
+	check(tm_breakpoint_resume(breakpoints, thread));
+	cr_assert(tm_pads_contain(pads, pc_of(thread)));
+	check(tm_breakpoint_insert(breakpoints, start));
+	cr_assert(fake_target_traps_at(fake, start), "again");
+	cr_assert_eq(tm_breakpoints_count(breakpoints), 1);
+	check(tm_breakpoint_lift(breakpoints, start));
+	cr_assert_eq(changed(), 0);
+}
+
+Test(breakpoint, lifted_needs_no_restoring)
+{
+	check(tm_breakpoint_insert(breakpoints, start));
+	check(tm_breakpoint_lift(breakpoints, start));
+	cr_assert_eq(remove_all(), 0, "nothing of others is found there");
+	cr_assert_eq(changed(), 0);
+}
+
+Test(breakpoint, lifted_code_that_somebody_has_changed_is_left)
+{
+	const uint8_t others = 0x90;
+	struct tm_error *err;
+
+	check(tm_breakpoint_insert(breakpoints, start));
+	check(tm_breakpoint_lift(breakpoints, start));
+	check(tm_target_write(&fake->base, start, &others, 1));
+	err = tm_breakpoint_insert(breakpoints, start);
+	cr_assert_not_null(err);
+	cr_expect_eq(err->code, TM_ERROR_UNSUPPORTED);
+	tm_error_destroy(err);
+	check(tm_target_write(&fake->base, start, code, 1));
+	check(tm_breakpoint_insert(breakpoints, start));
+	cr_assert(fake_target_traps_at(fake, start));
+}
+
+Test(breakpoint, in_place_is_not_lifted)
+{
+	without_pads();
+	check(tm_breakpoint_insert(breakpoints, start));
+	check(tm_breakpoint_lift(breakpoints, start));
+	cr_assert(fake_target_traps_at(fake, start));
 }
 
 Test(breakpoint, somebody_elses_is_refused_and_left)

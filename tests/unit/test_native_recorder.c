@@ -65,6 +65,7 @@ static struct scene {
 	} remembered[TM_REMEMBERED + 1]; /* by number, as the records told it */
 	/* The stack that calls are made from; it grows down from the end. */
 	_Alignas(64) uint64_t memory[MEMORY];
+	uint64_t elsewhere[16]; /* another stack, above it */
 	uint64_t cfa;					     /* of the next call */
 	void (*look)(const struct tm_record_native *record); /* what the tracer does */
 	bool stop;
@@ -103,6 +104,11 @@ static void push_frame(uint64_t pc)
 {
 	scene.cfa -= 8 * frame_words(pc);
 	*word(scene.cfa - 8) = pc;
+}
+
+static void pop_frame(uint64_t pc)
+{
+	scene.cfa += 8 * frame_words(pc);
 }
 
 static void set_stack(const uint64_t *pcs, size_t count)
@@ -245,7 +251,7 @@ static void expect_delta(unsigned kept, unsigned fresh)
 /* ---- calls ---- */
 
 /* The words of a pad of one or two arguments, below the return address of the call. */
-static const uint64_t *push_words(uint64_t what, uint64_t first, uint64_t second)
+static uint64_t *push_words(uint64_t what, uint64_t first, uint64_t second)
 {
 	uint64_t *words = word(scene.cfa - 8 - 3 * 8);
 
@@ -256,7 +262,7 @@ static const uint64_t *push_words(uint64_t what, uint64_t first, uint64_t second
 }
 
 /* As the entry does. False: the tracer had to look. */
-static bool leave(uint64_t result, const uint64_t *words)
+static bool leave(uint64_t result, uint64_t *words)
 {
 	const struct tm_native_registers kept = {FP_OF_CALL, 0xb0b0, 12, 13, 14, 15};
 
@@ -278,7 +284,7 @@ static void give_back(uint64_t block)
 
 static bool resize(uint64_t old, uint64_t block, uint64_t size)
 {
-	const uint64_t *words = push_words(REALLOC, old, size);
+	uint64_t *words = push_words(REALLOC, old, size);
 
 	tm_native_resize(words);
 	return leave(block, words);
@@ -1301,7 +1307,7 @@ Test(native_recorder, a_free_of_what_was_allocated_in_between_is_not_nested)
 
 Test(native_recorder, a_free_by_a_resize_is_nested)
 {
-	const uint64_t *words;
+	uint64_t *words;
 
 	STACK(MAIN, A);
 	words = push_words(REALLOC, 0x5000, 24);
@@ -1433,10 +1439,12 @@ Test(native_recorder, a_free_in_operator_new_is_nested)
 	cr_expect_eq(last()->flags, 0, "above it");
 }
 
+#define NEWS TM_ARRAY_SIZE(((struct tm_recorder_stack *)0)->news)
+
 Test(native_recorder, more_operators_new_than_are_remembered_are_taken_for_other_functions)
 {
 	STACK(MAIN);
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < NEWS + 1; i++) {
 		tm_native_new(10007 + i, scene.cfa);
 		push_frame(NEW);
 	}
@@ -1444,6 +1452,143 @@ Test(native_recorder, more_operators_new_than_are_remembered_are_taken_for_other
 	drain();
 	cr_expect_eq(last()->size, 10008, "the second one's");
 	EXPECT_STACK(MAIN, NEW);
+}
+
+/* ---- operator new that is told at its end ---- */
+
+static uint64_t *push_way_out(void)
+{
+	return push_words(MALLOC | TM_PAD_WAY_OUT, 1, 2);
+}
+
+/* From the frame that stands there. */
+static bool allocate_by_ending_new(uint64_t block, uint64_t size)
+{
+	tm_native_new_ends(size, scene.cfa);
+	return leave(block, push_way_out());
+}
+
+Test(native_recorder, operator_new_may_be_told_where_it_returns)
+{
+	STACK(MAIN, A);
+	cr_expect(allocate_by_ending_new(0x5000, 10007));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->block, 0x5000);
+	cr_expect_eq(last()->size, 10007);
+	cr_expect_eq(last()->old, 0);
+	EXPECT_STACK(MAIN, A);
+	for (unsigned i = 0; i < 4; i++)
+		cr_expect(allocate_by_ending_new(0x6000, 100 + i));
+	expect_allocated(true);
+	cr_expect_eq(last()->size, 103);
+	EXPECT_STACK(MAIN, A);
+}
+
+/* Nobody has seen it begin, or another call was come to by a way that is its as well. */
+Test(native_recorder, a_return_without_an_entry_is_nobody_s)
+{
+	STACK(MAIN, A);
+	cr_expect(leave(0x5000, push_way_out()));
+	expect_nothing();
+	tm_native_new_ends(10007, scene.cfa);
+	push_frame(NEW);
+	cr_expect(leave(0x5000, push_way_out()));
+	expect_nothing();
+	pop_frame(NEW);
+	cr_expect(leave(0x6000, push_way_out()));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect(leave(0x6000, push_way_out()), "it has been told");
+	expect_nothing();
+}
+
+Test(native_recorder, what_such_an_operator_new_allocates_itself_is_inside_it)
+{
+	STACK(MAIN, A);
+	tm_native_new_ends(10007, scene.cfa);
+	push_frame(NEW);
+	cr_expect(allocate(0x5000, 10016));
+	expect_nothing();
+	give_back(0x5000);
+	drain();
+	cr_expect_eq(last()->flags, TM_RECORD_NESTED);
+	pop_frame(NEW);
+	cr_expect(leave(0x6000, push_way_out()));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->size, 10007);
+}
+
+/* operator new[] that calls it, and is told by that. */
+Test(native_recorder, such_an_operator_new_may_be_called_by_another)
+{
+	STACK(MAIN, A);
+	tm_native_new(10007, scene.cfa);
+	push_frame(NEW_ARRAY);
+	cr_expect(allocate_by_ending_new(0x5000, 10016));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->size, 10007);
+	EXPECT_STACK(MAIN, A);
+}
+
+Test(native_recorder, an_operator_new_that_an_exception_has_left_is_forgotten)
+{
+	STACK(MAIN, A);
+	tm_native_new_ends(10007, scene.cfa);
+	cr_expect(allocate_by_ending_new(0x5000, 24), "from the same place");
+	drain();
+	cr_expect_eq(last()->size, 24);
+	tm_native_new_ends(10007, scene.cfa);
+	*word(scene.cfa - 8) = B;
+	cr_expect(leave(0x5000, push_way_out()), "it would have returned elsewhere");
+	expect_nothing();
+}
+
+/* Of one that stops the tracer sees the end, wherever it jumps to. */
+Test(native_recorder, an_operator_new_that_has_stopped_is_not_told_twice)
+{
+	struct tm_recorder_stack *stack = &plant_thread(&scene.plant)->stack;
+
+	STACK(MAIN, A);
+	stack->news[0] = (struct tm_recorder_call){scene.cfa, *word(scene.cfa - 8), 10007, TM_TOLD_BY_STOP};
+	stack->new_count = 1;
+	cr_expect(allocate_by_ending_new(0x5000, 10007));
+	expect_nothing();
+	stack->news[0].told = TM_TOLD_BY_RETURN; /* an exception has left that one */
+	cr_expect(allocate_by_ending_new(0x5000, 10007));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+}
+
+/* A signal handler's, farther up than what it has interrupted. */
+Test(native_recorder, an_operator_new_on_another_stack_ends_none_on_the_thread_s_own)
+{
+	uint64_t cfa;
+
+	STACK(MAIN, A);
+	allocate(0x5000, 24); /* the bounds of the stack are known */
+	cfa = scene.cfa;
+	tm_native_new_ends(10007, scene.cfa);
+	tm_native_new_ends(24, (uint64_t)&scene.elsewhere[TM_ARRAY_SIZE(scene.elsewhere)]);
+	cr_expect_eq(plant_thread(&scene.plant)->stack.new_count, 2);
+	drain();
+	scene.cfa = cfa;
+	cr_expect(leave(0x6000, push_way_out()));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->size, 10007);
+	cr_expect_eq(plant_thread(&scene.plant)->stack.new_count, 0);
+}
+
+Test(native_recorder, what_is_told_at_its_end_is_not_forgotten_for_what_it_calls)
+{
+	STACK(MAIN);
+	tm_native_new_ends(10007, scene.cfa);
+	for (unsigned i = 0; i < NEWS + 1; i++) {
+		push_frame(NEW);
+		tm_native_new(10, scene.cfa);
+	}
+	for (unsigned i = 0; i < NEWS + 1; i++)
+		pop_frame(NEW);
+	cr_expect(leave(0x5000, push_way_out()));
+	EXPECT_KINDS(TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(last()->size, 10007);
 }
 
 /* ---- the sample ---- */

@@ -355,6 +355,72 @@ Test(record_pad, depth_before_each_instruction_and_nowhere_else)
 	}
 }
 
+/* ---- ways out ---- */
+
+static const uint8_t pops[] = {0x5b, 0x5d}; /* pop %rbx; pop %rbp */
+
+static const struct tm_record_pad_plan way_out = {
+	.original = ORIGINAL,
+	.enabled = ENABLED,
+	.leave = LEAVE,
+	.way_out = true,
+	.before = pops,
+	.before_size = sizeof(pops),
+	.what = WHAT,
+	.argument_count = 1,
+};
+
+Test(record_pad, a_way_out_has_the_function_s_instructions_first)
+{
+	static const uint8_t code[] = {
+		0x5b, 0x5d, BEGIN(0x26, 0x12), 0x57, 0x57, 0x68, 0x03, 0x05, 0x34, 0x12, /* push $0x12340503 */
+		0xff, 0x15, 0x23, 0, 0, 0,						 /* call *leave(%rip) */
+		0x48, 0x8d, 0x64, 0x24, 0x18,						 /* lea 24(%rsp),%rsp */
+		END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE};
+	static const int depths[] = {[0] = 0, [1] = 0, [2] = 0, [9] = 0, [13] = 0, [15] = 0,
+				     [16] = 8, [17] = 16, [22] = 24, [28] = 24, [33] = 0};
+	struct tm_record_pad pad = make(&way_out), parsed;
+
+	cr_assert_eq(pad.size, sizeof(code));
+	cr_assert_arr_eq(pad.code, code, sizeof(code));
+	cr_expect_eq(pad.words, 3);
+	cr_expect_eq(pad.call_size, 0);
+	cr_expect_eq(pad.before, 2);
+	for (size_t offset = 0; offset < TM_ARRAY_SIZE(depths); offset++) {
+		bool begins = offset < 3 || depths[offset] || offset == 9 || offset == 13 || offset == 15 ||
+			      offset == 33;
+		uint64_t depth;
+
+		cr_expect_eq(tm_record_pad_depth(&pad, offset, &depth), begins, "offset %zu", offset);
+		if (begins)
+			cr_expect_eq(depth, (uint64_t)depths[offset], "offset %zu", offset);
+	}
+	cr_assert(tm_record_pad_parse(arch, pad.code, pad.size, &parsed));
+	cr_expect_eq(parsed.before, 2);
+	cr_expect_eq(parsed.words, 3);
+	cr_expect_eq(parsed.call_size, 0);
+	cr_expect_eq(parsed.original, ORIGINAL);
+	cr_expect_eq(parsed.size, pad.size);
+}
+
+Test(record_pad, a_way_out_may_begin_with_as_much_as_there_is_room_for)
+{
+	uint8_t nops[TM_RECORD_PAD_BEFORE];
+	struct tm_record_pad_plan plan = way_out;
+	struct tm_record_pad parsed;
+
+	memset(nops, 0x90, sizeof(nops));
+	plan.before = nops;
+	for (plan.before_size = 0; plan.before_size <= sizeof(nops); plan.before_size++) {
+		struct tm_record_pad pad = make(&plan);
+
+		cr_expect_leq(pad.size, TM_RECORD_PAD_SIZE_MAX);
+		cr_expect(tm_record_pad_parse(arch, pad.code, pad.size, &parsed), "%zu", plan.before_size);
+		cr_expect_eq(parsed.before, plan.before_size);
+		cr_expect_eq(parsed.original, ORIGINAL);
+	}
+}
+
 /* ---- what they are recognised by ---- */
 
 static bool parses(const uint8_t *bytes, size_t size, struct tm_record_pad *parsed)
@@ -786,6 +852,30 @@ Test(record_pad_run, a_call_without_a_block_is_told_only_where_none_is_needed)
 		expect_given(shapes[i].name, &pad_original_seen);
 		expect_left(shapes[i].name, call.reg);
 	}
+}
+
+/* The result is there, and the stack is as the return finds it, which is what the original stands for here. */
+Test(record_pad_run, a_way_out_is_told_behind_what_the_function_does_last)
+{
+	static const uint8_t move[] = {0x48, 0x89, 0xf8}; /* mov %rdi,%rax */
+	struct tm_record_pad_plan plan = way_out;
+
+	plan.before = move;
+	plan.before_size = sizeof(move);
+	plant(&plan);
+	run(0x5511);
+	cr_expect_eq(pad_leave_seen.order, 1);
+	cr_expect_eq(pad_leave_seen.reg[RAX], 0x5511);
+	expect_depth("leave", &pad_leave_seen);
+	cr_expect_eq(pad_leave_seen.words[1], WHAT | 3);
+	cr_expect_eq(pad_leave_seen.words[4], (uint64_t)(uintptr_t)pad_returned);
+	cr_expect_eq(pad_original_seen.order, 2);
+	cr_expect_eq(pad_original_seen.reg[RAX], 0x5511);
+	cr_expect_eq(pad_original_seen.reg[RSP], cfa - 8);
+	enabled = 0;
+	run(0x5522);
+	cr_expect_eq(pad_calls, 1);
+	cr_expect_eq(pad_original_seen.reg[RAX], 0x5522);
 }
 
 Test(record_pad_run, nothing_but_the_original_is_called_while_nothing_records)

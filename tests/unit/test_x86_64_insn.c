@@ -467,6 +467,54 @@ Test(x86_64_insn, exits_are_found)
 	}
 }
 
+/* Each way: its address, start and end; a jump has no start. */
+static const struct {
+	const char *what, *body;
+	size_t count; /* 0: there may be others */
+	struct {
+		uint64_t address, start, end;
+		bool returns;
+	} ways[3];
+} way_rows[] = {
+	{"padding is room", "c3 0f 1f 40 00", 1, {{0, 0, 5, true}}},
+	{"padding that is jumped to is none", "75 01 c3 90 c3 90 90 90 90", 2, {{2, 2, 3, true}, {4, 4, 9, true}}},
+	{"so are instructions before it", "48 83 c4 08 5b 5d c3", 1, {{6, 0, 7, true}}},
+	{"no more of them than it takes", "5b 41 5c 41 5d 41 5e c3", 1, {{7, 3, 8, true}}},
+	{"not behind a jump's target", "75 02 31 c0 5b c3 90", 1, {{5, 5, 7, true}}},
+	{"but from one on", "75 02 31 c0 48 83 c4 08 c3", 1, {{8, 4, 9, true}}},
+	{"not what is relative to its place", "48 8b 05 00 10 00 00 5b c3", 1, {{8, 8, 9, true}}},
+	{"nor a call", "e8 00 10 00 00 5b c3", 1, {{6, 6, 7, true}}},
+	{"a jump to another function", "75 05 e9 00 10 00 00 c3", 2, {{2, 2, 7, false}, {7, 7, 8, true}}},
+	{"a jump through a slot", "ff 25 00 10 00 00", 1, {{0, 0, 6, false}}},
+	{"a jump through a register may stay inside", "ff e0", 0, {{0}}},
+	{"a branch that leaves", "75 40 c3", 0, {{0}}},
+	{"a body that runs on", "c3 5b", 0, {{0}}},
+	{"an unknown instruction", "c3 06", 0, {{0}}},
+};
+
+Test(x86_64_insn, ways_out_are_found)
+{
+	const uint64_t address = 0x7f0000401000;
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(way_rows); i++) {
+		uint8_t bytes[64];
+		size_t size = tm_row_bytes(way_rows[i].body, bytes, sizeof(bytes));
+		const char *what = way_rows[i].what;
+		struct tm_exits exits;
+
+		cr_assert_null(tm_arch_x86_64.find_exits(bytes, size, address, &exits));
+		cr_expect_eq(!exits.ways, !way_rows[i].count, "%s", what);
+		cr_assert_eq(exits.way_count, way_rows[i].count, "%s", what);
+		for (size_t k = 0; k < exits.way_count; k++) {
+			cr_expect_eq(exits.ways[k].address, address + way_rows[i].ways[k].address, "%s", what);
+			cr_expect_eq(exits.ways[k].start, address + way_rows[i].ways[k].start, "%s: start", what);
+			cr_expect_eq(exits.ways[k].end, address + way_rows[i].ways[k].end, "%s: end", what);
+			cr_expect_eq(exits.ways[k].returns, way_rows[i].ways[k].returns, "%s", what);
+		}
+		tm_exits_deinit(&exits);
+	}
+}
+
 /* ---- layout ---- */
 
 static const struct {
