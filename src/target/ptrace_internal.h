@@ -47,8 +47,8 @@ struct tm_ptrace {
 	uint64_t last_follow_ns, steer_until_ns; /* ptrace_cpu.c; steer_until_ns 0: not steering */
 	pid_t streak_tid;			 /* whose stops the last `streak` ones were */
 	unsigned streak;
-	int cpu;			  /* where this thread is bound; -1: nowhere */
-	uint64_t crowded_until_ns;	  /* until then it yields to nobody (ptrace_wait.c) */
+	int cpu;		     /* where this thread is bound; -1: nowhere */
+	uint64_t crowded_until_ns;   /* until then it yields to nobody (ptrace_wait.c) */
 	cpu_set_t original_affinity; /* of this thread, */
 	int original_policy;	     /* its sched(7) policy */
 	struct sched_param original_priority;
@@ -114,7 +114,8 @@ bool tm_ptrace_steer(struct tm_ptrace *pt, const struct tm_thread *thread, cpu_s
 void tm_ptrace_widen_new_task(struct tm_ptrace *pt, const struct tm_thread *creator, pid_t tid);
 void tm_ptrace_unsteer(const struct tm_thread *thread, const cpu_set_t *own);
 void tm_ptrace_unbind_cpu(struct tm_ptrace *pt); /* undoes tm_ptrace_follow_cpu */
-/* Where there are many threads: none of them takes the CPU from us until it is shared again. False: it may. */
+/* Where there are many threads: none of them takes the CPU from us until it is shared again. False: it may.
+ */
 bool tm_ptrace_hold_cpu(struct tm_ptrace *pt);
 void tm_ptrace_share_cpu(struct tm_ptrace *pt, bool held);
 

@@ -144,8 +144,8 @@ struct tm_error *tm_target_poll(struct tm_target *target, struct tm_stop *stop);
  * signal handler of this program ran. Never later: what stands still for us must not wait for the end of a
  * pause.
  *
- * asleep, if not NULL: a word in memory that is shared with others. It is 1 while we sleep; who makes it 0 and
- * wakes one that waits on it (futex(2), FUTEX_WAKE, not private) ends the pause.
+ * asleep, if not NULL: a word in memory that is shared with others. It is 1 while we sleep; who makes it 0
+ * and wakes one that waits on it (futex(2), FUTEX_WAKE, not private) ends the pause.
  */
 void tm_target_pause(struct tm_target *target, uint64_t duration_ns, uint32_t *asleep);
 

@@ -16,8 +16,8 @@ _Alignas(4096) struct tm_control tm_recorder_control;
 void tm_slot_enter(uint64_t block, uint64_t slot);
 uint64_t tm_slot_leave(uint64_t block, uint64_t size, uint64_t old, uint64_t slot);
 void tm_slot_reference(uint64_t object);
-void tm_native_free_entry(void), tm_native_new_entry(void), tm_native_loader_entry(void),
-	tm_native_resize_entry(void), tm_native_leave_entry(void);
+void tm_native_free_entry(void), tm_native_new_entry(void), tm_native_new_ends_entry(void),
+	tm_native_loader_entry(void), tm_native_resize_entry(void), tm_native_leave_entry(void);
 
 struct state {
 	uint64_t thread_id, frame;
@@ -101,6 +101,7 @@ static void use_compiled(struct plant *plant)
 	plant->reference = tm_slot_reference;
 	plant->native[TM_ENTRY_NATIVE_FREE] = (uint64_t)tm_native_free_entry;
 	plant->native[TM_ENTRY_NATIVE_NEW] = (uint64_t)tm_native_new_entry;
+	plant->native[TM_ENTRY_NATIVE_NEW_ENDS] = (uint64_t)tm_native_new_ends_entry;
 	plant->native[TM_ENTRY_NATIVE_LOADER] = (uint64_t)tm_native_loader_entry;
 	plant->native[TM_ENTRY_NATIVE_RESIZE] = (uint64_t)tm_native_resize_entry;
 	plant->native[TM_ENTRY_NATIVE_LEAVE] = (uint64_t)tm_native_leave_entry;

@@ -65,7 +65,7 @@ static struct scene {
 	} remembered[TM_REMEMBERED + 1]; /* by number, as the records told it */
 	/* The stack that calls are made from; it grows down from the end. */
 	_Alignas(64) uint64_t memory[MEMORY];
-	uint64_t elsewhere[16]; /* another stack, above it */
+	uint64_t elsewhere[16];				     /* another stack, above it */
 	uint64_t cfa;					     /* of the next call */
 	void (*look)(const struct tm_record_native *record); /* what the tracer does */
 	bool stop;
@@ -1788,7 +1788,12 @@ static uint64_t original(uint64_t a, uint64_t b)
 	return original_result;
 }
 
-static uint64_t (*pads[3])(uint64_t, uint64_t); /* malloc, realloc, free */
+static uint64_t (*pads[5])(uint64_t, uint64_t); /* malloc, realloc, free, new, and its way out */
+
+/* An operator new(size, block): returns its second argument. */
+static const uint8_t move_result[] = {0x48, 0x89, 0xf0}; /* mov %rsi,%rax */
+extern const char way_out_return[];
+__asm__("	.text\nway_out_return:	ret\n");
 
 static void plant_pads(void)
 {
@@ -1808,15 +1813,27 @@ static void plant_pads(void)
 		 .argument_count = 2,
 		 .arguments = {0, 1}},
 		{.original = to, .enabled = on, .entry = native[TM_ENTRY_NATIVE_FREE], .needs_block = true},
+		{.enabled = on, .entry = native[TM_ENTRY_NATIVE_NEW_ENDS]}, /* goes on to the next one */
+		{.original = (uint64_t)(uintptr_t)way_out_return,
+		 .enabled = on,
+		 .leave = native[TM_ENTRY_NATIVE_LEAVE],
+		 .way_out = true,
+		 .before = move_result,
+		 .before_size = sizeof(move_result),
+		 .what = MALLOC | TM_PAD_WAY_OUT,
+		 .argument_count = 1},
 	};
 	uint8_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	cr_assert_neq(page, MAP_FAILED);
 	for (size_t i = 0; i < TM_ARRAY_SIZE(plans); i++) {
+		struct tm_record_pad_plan plan = plans[i];
 		struct tm_record_pad pad;
 		void *place = page + 128 * i;
 
-		cr_assert_null(tm_record_pad_make(&tm_arch_x86_64, &plans[i], &pad));
+		if (!plan.original)
+			plan.original = (uint64_t)(uintptr_t)place + 128;
+		cr_assert_null(tm_record_pad_make(&tm_arch_x86_64, &plan, &pad));
 		memcpy(place, pad.code, pad.size);
 		memcpy(&pads[i], &place, sizeof(place));
 	}
@@ -1881,6 +1898,24 @@ Test(native_pads, calls_through_pads_are_recorded)
 	cr_expect_eq(scene.seen[3].old, 0x5000);
 	cr_expect_eq(scene.seen[4].block, 0x6000);
 	cr_expect_eq(scene.stack_count, 1);
+	cr_expect(is_in_call_pad(scene.stack[0]));
+}
+
+Test(native_pads, an_operator_new_is_recorded_where_it_returns)
+{
+	pthread_t tracer = begin_looking(end_stack_at_caller);
+
+	cr_expect_eq(call_pad(3, 10007, 0x5000, 0), 0x5000);
+	cr_expect_eq(call_pad(4, 10009, 0x6000, 0), 0x6000, "it was come to by another way");
+	cr_expect_eq(call_pad(3, 10037, 0x7000, 0), 0x7000);
+	end_looking(tracer);
+	cr_assert_eq(scene.seen_count, 3, "%zu records", scene.seen_count);
+	cr_expect_eq(scene.seen[0].kind, TM_RECORD_NATIVE_STACK);
+	cr_expect_eq(scene.seen[1].kind, TM_RECORD_NATIVE_ALLOCATE);
+	cr_expect_eq(scene.seen[1].block, 0x5000);
+	cr_expect_eq(scene.seen[1].size, 10007);
+	cr_expect_eq(scene.seen[2].block, 0x7000);
+	cr_expect_eq(scene.seen[2].size, 10037);
 	cr_expect(is_in_call_pad(scene.stack[0]));
 }
 

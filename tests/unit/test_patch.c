@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "arch/record_pad.h"
 #include "support/fake_target.h"
 #include "target/pad.h"
 #include "target/patch.h"
@@ -412,6 +413,52 @@ Test(patch, pc_in_a_pad_stands_for_the_function)
 	cr_assert_eq(state.depth, 0);
 	cr_assert_not(tm_patches_pad_state(patches, copy + 1, false, &state), "no instruction begins there");
 	cr_assert_not(tm_patches_pad_state(patches, function(0), false, &state));
+}
+
+#define RETURN 21u /* of the body; nops before it */
+
+static struct tm_error *make_way_pad(void *context, uint64_t address, uint64_t relocated, uint64_t *pad)
+{
+	const struct tm_record_pad_plan plan = {.original = relocated + 4,
+						.enabled = function(0),
+						.leave = function(64),
+						.way_out = true,
+						.before = body + RETURN - 4,
+						.before_size = 4,
+						.argument_count = 1};
+	struct tm_record_pad way;
+	struct tm_error *err = tm_record_pad_make(fake->base.arch, &plan, &way);
+
+	(void)context;
+	if (!err)
+		err = tm_pads_place(pads, NULL, address, way.code, way.size, &pad_address);
+	*pad = pad_address;
+	return err;
+}
+
+Test(patch, pc_in_a_pad_at_a_return_stands_for_what_is_there)
+{
+	const uint8_t *start = body + RETURN - 4;
+	const struct tm_patch_request request = {function(RETURN - 4), start,	     5,
+						 function(RETURN + 1), make_way_pad, NULL};
+	struct tm_pad_state state;
+
+	check(tm_patch_insert(patches, &request));
+	for (unsigned at = 0; at < 4; at++) {
+		cr_assert(tm_patches_pad_state(patches, pad_address + at, false, &state));
+		cr_expect_eq(state.original, function(RETURN - 4 + at));
+		cr_expect_eq(state.depth, 0);
+	}
+	cr_assert(tm_patches_pad_state(patches, pad_address + 4, false, &state));
+	cr_expect_eq(state.original, function(RETURN));
+	cr_expect_eq(state.depth, 0);
+	cr_assert(tm_patches_pad_state(patches, pad_address + 4 + 13 + 1, false, &state));
+	cr_expect_eq(state.original, function(RETURN), "behind a push");
+	cr_expect_eq(state.depth, 8);
+	detach();
+	attach();
+	cr_assert(tm_patches_pad_state(patches, pad_address + 4, false, &state));
+	cr_expect_eq(state.original, function(RETURN), "of an earlier trace");
 }
 
 Test(patch, return_address_into_a_pad_is_the_pads_frame)

@@ -372,12 +372,33 @@ static const struct tm_record_pad_plan way_out = {
 
 Test(record_pad, a_way_out_has_the_function_s_instructions_first)
 {
-	static const uint8_t code[] = {
-		0x5b, 0x5d, BEGIN(0x26, 0x12), 0x57, 0x57, 0x68, 0x03, 0x05, 0x34, 0x12, /* push $0x12340503 */
-		0xff, 0x15, 0x23, 0, 0, 0,						 /* call *leave(%rip) */
-		0x48, 0x8d, 0x64, 0x24, 0x18,						 /* lea 24(%rsp),%rsp */
-		END, WORD_OF_ORIGINAL, WORD_OF_ENABLED, NO_WORD, WORD_OF_LEAVE};
-	static const int depths[] = {[0] = 0, [1] = 0, [2] = 0, [9] = 0, [13] = 0, [15] = 0,
+	static const uint8_t code[] = {0x5b,
+				       0x5d,
+				       BEGIN(0x26, 0x12),
+				       0x57,
+				       0x57,
+				       0x68,
+				       0x03,
+				       0x05,
+				       0x34,
+				       0x12, /* push $0x12340503 */
+				       0xff,
+				       0x15,
+				       0x23,
+				       0,
+				       0,
+				       0, /* call *leave(%rip) */
+				       0x48,
+				       0x8d,
+				       0x64,
+				       0x24,
+				       0x18, /* lea 24(%rsp),%rsp */
+				       END,
+				       WORD_OF_ORIGINAL,
+				       WORD_OF_ENABLED,
+				       NO_WORD,
+				       WORD_OF_LEAVE};
+	static const int depths[] = {[0] = 0,  [1] = 0,	  [2] = 0,   [9] = 0,	[13] = 0, [15] = 0,
 				     [16] = 8, [17] = 16, [22] = 24, [28] = 24, [33] = 0};
 	struct tm_record_pad pad = make(&way_out), parsed;
 
@@ -854,7 +875,8 @@ Test(record_pad_run, a_call_without_a_block_is_told_only_where_none_is_needed)
 	}
 }
 
-/* The result is there, and the stack is as the return finds it, which is what the original stands for here. */
+/* The result is there, and the stack is as the return finds it, which is what the original stands for here.
+ */
 Test(record_pad_run, a_way_out_is_told_behind_what_the_function_does_last)
 {
 	static const uint8_t move[] = {0x48, 0x89, 0xf8}; /* mov %rdi,%rax */

@@ -468,6 +468,7 @@ Test(x86_64_insn, exits_are_found)
 }
 
 /* Each way: its address, start and end; a jump has no start. */
+/* clang-format off */
 static const struct {
 	const char *what, *body;
 	size_t count; /* 0: there may be others */
@@ -491,6 +492,7 @@ static const struct {
 	{"a body that runs on", "c3 5b", 0, {{0}}},
 	{"an unknown instruction", "c3 06", 0, {{0}}},
 };
+/* clang-format on */
 
 Test(x86_64_insn, ways_out_are_found)
 {
@@ -506,8 +508,10 @@ Test(x86_64_insn, ways_out_are_found)
 		cr_expect_eq(!exits.ways, !way_rows[i].count, "%s", what);
 		cr_assert_eq(exits.way_count, way_rows[i].count, "%s", what);
 		for (size_t k = 0; k < exits.way_count; k++) {
-			cr_expect_eq(exits.ways[k].address, address + way_rows[i].ways[k].address, "%s", what);
-			cr_expect_eq(exits.ways[k].start, address + way_rows[i].ways[k].start, "%s: start", what);
+			cr_expect_eq(exits.ways[k].address, address + way_rows[i].ways[k].address, "%s",
+				     what);
+			cr_expect_eq(exits.ways[k].start, address + way_rows[i].ways[k].start, "%s: start",
+				     what);
 			cr_expect_eq(exits.ways[k].end, address + way_rows[i].ways[k].end, "%s: end", what);
 			cr_expect_eq(exits.ways[k].returns, way_rows[i].ways[k].returns, "%s", what);
 		}
