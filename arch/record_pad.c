@@ -64,7 +64,8 @@ struct draft {
 static void emit_bytes(struct draft *draft, const void *bytes, size_t size)
 {
 	assert(draft->pad->size + size <= sizeof(draft->pad->code));
-	memcpy(draft->pad->code + draft->pad->size, bytes, size);
+	if (size) /* else there may be none */
+		memcpy(draft->pad->code + draft->pad->size, bytes, size);
 	draft->pad->size += size;
 }
 

@@ -308,6 +308,22 @@ static void release_children(struct tm_ptrace *pt)
 		tm_error_destroy(pt->base.ops->release_child(&pt->base, pt->children.items[0]));
 }
 
+static void detach_stopped(struct tm_ptrace *pt)
+{
+	bool held = tm_ptrace_hold_cpu(pt);
+	struct tm_thread *thread;
+
+	for (size_t i = 0; (thread = tm_target_next_thread(&pt->base, &i));) {
+		if (thread->state != TM_THREAD_STOPPED)
+			continue;
+		tm_error_destroy(tm_ptrace_flush_pc(&pt->base, thread));
+		detach_thread(thread);
+		tm_target_remove_thread(&pt->base, thread);
+		i = 0;
+	}
+	tm_ptrace_share_cpu(pt, held);
+}
+
 /*
  * Threads that were asked to stop while they slept uninterruptibly (a parent in vfork) can be let go only
  * when they do stop; with the child running again that is soon. What remains after that is let go by the
@@ -317,17 +333,9 @@ struct tm_error *tm_ptrace_detach(struct tm_target *target)
 {
 	struct tm_ptrace *pt = tm_ptrace_of(target);
 	struct tm_error *err = target->exited ? NULL : tm_ptrace_stop_all(target, ATTACH_TIMEOUT_MS);
-	struct tm_thread *thread;
 
 	for (unsigned waited = 0;; waited++) {
-		for (size_t i = 0; (thread = tm_target_next_thread(target, &i));) {
-			if (thread->state != TM_THREAD_STOPPED)
-				continue;
-			tm_error_destroy(tm_ptrace_flush_pc(target, thread));
-			detach_thread(thread);
-			tm_target_remove_thread(target, thread);
-			i = 0;
-		}
+		detach_stopped(pt);
 		release_children(pt);
 		if (!target->threads.count || waited * TM_SLEEPER_PATIENCE_MS >= DETACH_PATIENCE_MS)
 			break;

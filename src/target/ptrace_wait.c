@@ -3,6 +3,7 @@
  * Signals, group stops and births of processes that do not concern us are dealt with here and never reported.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
@@ -594,8 +595,9 @@ struct tm_error *tm_ptrace_await_word_of(struct tm_ptrace *pt, struct tm_thread 
 			return err;
 		if (look - begin > ROUTINE_TIMEOUT_MS * UINT64_C(1000000))
 			return tm_error_create(TM_ERROR_TIMEOUT,
-					       "thread %d of process %d has not come far enough within %u ms",
-					       thread->tid, pt->base.pid, ROUTINE_TIMEOUT_MS);
+					       "thread %d of process %d has not come far enough within %u ms "
+					       "(%" PRIu32 ", not %" PRIu32 ")",
+					       thread->tid, pt->base.pid, ROUTINE_TIMEOUT_MS, present, value);
 		err = keep_running(pt, thread);
 		if (err)
 			return err;
