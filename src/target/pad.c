@@ -273,6 +273,8 @@ struct tm_error *tm_pads_take(struct tm_pads *pads, uint64_t place)
 {
 	struct region *region;
 
+	if (tm_pads_contain(pads, place)) /* it has been taken */
+		return NULL;
 	return begin_region(pads, place, &region);
 }
 

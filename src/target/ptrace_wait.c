@@ -593,6 +593,10 @@ struct tm_error *tm_ptrace_await_word_of(struct tm_ptrace *pt, struct tm_thread 
 		err = tm_target_read(&pt->base, address, &present, sizeof(present));
 		if (err || present == value)
 			return err;
+		if (present > value)
+			return tm_error_create(TM_ERROR_TIMEOUT,
+					       "thread %d of process %d has waited for long enough",
+					       thread->tid, pt->base.pid);
 		if (look - begin > ROUTINE_TIMEOUT_MS * UINT64_C(1000000))
 			return tm_error_create(TM_ERROR_TIMEOUT,
 					       "thread %d of process %d has not come far enough within %u ms "

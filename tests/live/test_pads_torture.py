@@ -364,6 +364,31 @@ class Killed(Goes):
         """Of code, of pads, of what they share."""
         self.kill_at("pwrite64", 1 if LONG else 10)
 
+    def test_where_it_is_slow(self):
+        """So slow that a thread which waits for it gives up, and is sent once more. strace holds one of its calls up for 0.6 s: that which
+        lets the thread run to where it waits, and in the long form each in turn."""
+        target = self.loop(2)
+        calls = os.path.join(self.here, "calls")
+
+        def trace(*options):
+            prefix = [program("strace"), "-o", calls, "-e", "trace=ptrace", *options]
+            path = os.path.join(self.here, "slow.tmt")
+            done = run_tmtrace("-v", "--force", "-o", path, *NATIVE, PROBE, "--duration", "0.01", "--attach", target.pid, prefix=prefix, seconds=60)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stderr
+
+        trace()
+        with open(calls) as file:
+            made = [line for line in file if line.startswith("ptrace(")]
+        first = next(number for number, line in enumerate(made, 1) if "PTRACE_CONT" in line)
+        for number in range(1, len(made)) if LONG else (first,):
+            said = trace("-e", f"inject=ptrace:delay_exit=600000:when={number}")
+            if number == first:
+                self.assertIn("has waited for long enough: once more", said)
+        self.assertTrue(self.goes_on(target))
+        self.assert_next_trace_is_right(target)
+        self.end(target)
+
     def kill_at(self, call, step):
         strace = [program("strace"), "-o", "/dev/null", "-e", f"trace={call}"]
         tmtrace = ["-q", "--force", "-o", os.path.join(self.here, "killed.tmt"), *NATIVE, PROBE, "--duration", "0.02"]
