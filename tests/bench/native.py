@@ -261,14 +261,18 @@ static double ns_a_pair(void)
 	}
 	return (now(CLOCK_THREAD_CPUTIME_ID) - begin) / 5e6;
 }
-static _Atomic double gap;
+/* The longest time in which the first thread did not run, in which none of them did, and when one was last seen to. */
+static _Atomic double gap, still, latest;
 static void *compute(void *first)
 {
 	double last = now(CLOCK_MONOTONIC), time;
 	for (;; last = time) {
+		double seen = latest;
 		time = now(CLOCK_MONOTONIC);
 		if (first && time - last > gap)
 			gap = time - last;
+		if (atomic_compare_exchange_strong(&latest, &seen, time > seen ? time : seen) && seen && time - seen > still)
+			still = time - seen; /* no other has run meanwhile */
 	}
 }
 int main(int argc, char **argv)
@@ -278,7 +282,7 @@ int main(int argc, char **argv)
 	for (int i = atoi(argv[1]); i > 0; i--)
 		pthread_create(&thread, NULL, compute, i == 1 ? argv : NULL);
 	while (read(0, &question, 1) == 1) {
-		double answer = question == 'p' ? ns_a_pair() : atomic_exchange(&gap, 0);
+		double answer = question == 'p' ? ns_a_pair() : atomic_exchange(question == 'g' ? &gap : &still, 0);
 		printf("%.3f\n", answer);
 		fflush(stdout);
 	}
@@ -568,7 +572,8 @@ def bench_pads(folder):
 
 
 def bench_stop(folder):
-    """For how long a thread that computes does not run while tmtrace attaches, and while it detaches."""
+    """For how long a thread that computes does not run while tmtrace attaches, and while it detaches: with more threads than processors
+    it waits for the others as well. And for how long none of them runs: that is the stop."""
     for threads, most in ((1, 1), (8, 20)):
         found = collections.defaultdict(list)
         for _ in range(options.rounds):
@@ -577,14 +582,16 @@ def bench_stop(folder):
             target.ask(b"g")
             time.sleep(0.5)
             found["untraced"].append(target.ask(b"g") / 1e6)
+            target.ask(b"s")
             with attached(target.process.pid, folder, events=0):
                 found["attach"].append(target.ask(b"g") / 1e6)
+                found["still"].append(target.ask(b"s") / 1e6)
             found["detach"].append(target.ask(b"g") / 1e6)
             target.end()
         median = middle(found)
         print(f"{'stop':8} {threads} busy threads: longest pause untraced {median['untraced']:.2f} ms, at an attach "
-              f"{median['attach']:.2f} ms, at most {most}: {verdict(median['attach'] <= most)}; at a detach "
-              f"{median['detach']:.2f} ms", flush=True)
+              f"{median['attach']:.2f} ms, at most {most}: {verdict(median['attach'] <= most)} (none ran for {median['still']:.2f} ms); "
+              f"at a detach {median['detach']:.2f} ms", flush=True)
 
 
 # ---- redis ----
