@@ -545,11 +545,13 @@ static void allow_sleep(struct tm_recording *recording)
 		tm_target_write(recording->target, CONTROL(recording, may_sleep), &allowed, sizeof(allowed)));
 }
 
-/* What the target need not stand still for. */
-static struct tm_error *begin_reading(struct tm_recording *recording)
+struct tm_error *tm_recording_begin_reading(struct tm_recording *recording)
 {
-	struct tm_error *err = tm_ring_reader_create(recording->memory, &recording->reader);
+	struct tm_error *err;
 
+	if (!recording->memory || recording->reader)
+		return NULL;
+	err = tm_ring_reader_create(recording->memory, &recording->reader);
 	if (!err)
 		allow_sleep(recording);
 	return err;
@@ -558,13 +560,11 @@ static struct tm_error *begin_reading(struct tm_recording *recording)
 struct tm_error *tm_recording_read(struct tm_recording *recording, const struct tm_record_sink *sink,
 				   enum tm_reading reading, size_t *count)
 {
-	struct tm_error *err = NULL;
+	struct tm_error *err = tm_recording_begin_reading(recording);
 
 	*count = 0;
 	if (!recording->memory)
 		return NULL;
-	if (!recording->reader)
-		err = begin_reading(recording);
 	if (!err && !tm_rows_put_waiting(&recording->rows))
 		err = tm_error_out_of_memory();
 	if (err)

@@ -77,6 +77,10 @@ struct tm_error *tm_recording_disable(struct tm_recording *recording);
 /* exec: the memory it was in is gone. What the rings held can still be read. */
 void tm_recording_forget(struct tm_recording *recording);
 
+/* What the target need not stand still for: to be called when it runs on, or it is done at the first reading.
+   Until then threads that wait do not sleep. */
+struct tm_error *tm_recording_begin_reading(struct tm_recording *recording);
+
 #define TM_READ_AT_ONCE 1024u /* records */
 
 enum tm_reading {

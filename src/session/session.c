@@ -430,6 +430,8 @@ static struct tm_error *start_attached(struct tm_session *session)
 	for (size_t i = 0; (thread = tm_target_next_thread(session->target, &i));)
 		tm_threads_seen(session, thread);
 	err = tm_target_resume_all(session->target, NULL);
+	if (!err && session->recording)
+		err = tm_recording_begin_reading(session->recording);
 	tm_follow_release_pages(session);
 	return err ? err : tm_record_start(session);
 }
