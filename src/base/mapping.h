@@ -37,6 +37,12 @@ struct tm_error *tm_mappings_add(struct tm_mappings *mappings, uint64_t start, u
 /* The mapping that holds address, or NULL. */
 const struct tm_mapping *tm_mappings_find(const struct tm_mappings *mappings, uint64_t address);
 
+/* Code that no file has, and nobody may write to: a JIT's, or what a tracer has put there. */
+static inline bool tm_mapping_is_anonymous_code(const struct tm_mapping *mapping)
+{
+	return mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0];
+}
+
 /* A free gap of `size` bytes, page aligned, every byte of which lies within `reach` of [near_start,
    near_end), as close as possible; 0 if there is none. Keeps clear of the lowest 64 KiB and leaves one page
    around. */

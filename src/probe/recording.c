@@ -176,7 +176,7 @@ static bool may_be_region(const struct tm_mapping *mapping)
 {
 	uint64_t size = mapping->end - mapping->start;
 
-	return mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
+	return tm_mapping_is_anonymous_code(mapping) &&
 	       (size == TM_RECORDER_CODE_SIZE || size == REGION_SIZE);
 }
 

@@ -356,6 +356,17 @@ static void drop_news(struct tm_recorder_stack *stack, uint64_t cfa)
 		stack->new_count--;
 }
 
+/* What the recorder knows of a thread's stack, and in which entry; UINT_MAX: nothing. */
+static struct tm_error *read_stack_of(struct tm_recording *recording, struct tm_thread *thread,
+				      unsigned *entry, struct tm_recorder_stack *stack)
+{
+	struct tm_error *err = find_entry(recording, recording->region, thread, entry);
+
+	if (err || (*entry != UINT_MAX && !tm_recording_read_stack(recording, *entry, stack)))
+		*entry = UINT_MAX;
+	return err;
+}
+
 /* The call with this CFA that is told so; NULL: there is none. */
 static struct tm_recorder_call *find_new(struct tm_recorder_stack *stack, uint64_t cfa, enum tm_told told)
 {
@@ -370,9 +381,9 @@ struct tm_error *tm_recording_enter_new(struct tm_recording *recording, struct t
 {
 	struct tm_recorder_stack stack;
 	unsigned entry;
-	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+	struct tm_error *err = read_stack_of(recording, thread, &entry, &stack);
 
-	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+	if (entry == UINT_MAX)
 		return err;
 	drop_news(&stack, call->cfa);
 	if (stack.new_count == TM_ARRAY_SIZE(stack.news))
@@ -387,10 +398,10 @@ struct tm_error *tm_recording_take_new(struct tm_recording *recording, struct tm
 	struct tm_recorder_stack stack;
 	struct tm_recorder_call *found;
 	unsigned entry;
-	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+	struct tm_error *err = read_stack_of(recording, thread, &entry, &stack);
 
 	call->cfa = 0;
-	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+	if (entry == UINT_MAX)
 		return err;
 	found = find_new(&stack, cfa, TM_TOLD_AT_END);
 	if (!found)
@@ -405,10 +416,9 @@ struct tm_error *tm_recording_has_taken(struct tm_recording *recording, struct t
 {
 	struct tm_recorder_stack stack;
 	unsigned entry;
-	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+	struct tm_error *err = read_stack_of(recording, thread, &entry, &stack);
 
-	*taken = !err && entry != UINT_MAX && tm_recording_read_stack(recording, entry, &stack) &&
-		 find_new(&stack, cfa, TM_TOLD_BY_RETURN);
+	*taken = entry != UINT_MAX && find_new(&stack, cfa, TM_TOLD_BY_RETURN);
 	return err;
 }
 
@@ -417,9 +427,9 @@ struct tm_error *tm_recording_leave_new(struct tm_recording *recording, struct t
 {
 	struct tm_recorder_stack stack;
 	unsigned entry;
-	struct tm_error *err = find_entry(recording, recording->region, thread, &entry);
+	struct tm_error *err = read_stack_of(recording, thread, &entry, &stack);
 
-	if (err || entry == UINT_MAX || !tm_recording_read_stack(recording, entry, &stack))
+	if (entry == UINT_MAX)
 		return err;
 	drop_news(&stack, cfa);
 	return write_stack(recording, entry, &stack);

@@ -60,11 +60,16 @@ void tm_breakpoints_destroy(struct tm_breakpoints *breakpoints)
 	free(breakpoints);
 }
 
-const struct tm_breakpoint *tm_breakpoint_find(const struct tm_breakpoints *breakpoints, uint64_t address)
+static struct tm_breakpoint *at(const struct tm_breakpoints *breakpoints, uint64_t address)
 {
 	const uint64_t *place = tm_map_get(&breakpoints->by_address, address);
 
-	return place ? (const struct tm_breakpoint *)(uintptr_t)*place : NULL;
+	return place ? (struct tm_breakpoint *)(uintptr_t)*place : NULL;
+}
+
+const struct tm_breakpoint *tm_breakpoint_find(const struct tm_breakpoints *breakpoints, uint64_t address)
+{
+	return at(breakpoints, address);
 }
 
 size_t tm_breakpoints_count(const struct tm_breakpoints *breakpoints)
@@ -159,13 +164,6 @@ static struct tm_error *insert(struct tm_breakpoints *breakpoints, struct tm_bre
 	}
 	breakpoints->in_place += !breakpoint->pad;
 	return NULL;
-}
-
-static struct tm_breakpoint *at(const struct tm_breakpoints *breakpoints, uint64_t address)
-{
-	const uint64_t *place = tm_map_get(&breakpoints->by_address, address);
-
-	return place ? (struct tm_breakpoint *)(uintptr_t)*place : NULL;
 }
 
 /* Somebody may have changed the code meanwhile. */
@@ -379,7 +377,7 @@ static struct tm_error *leave_pads(struct tm_breakpoints *breakpoints)
 
 struct tm_error *tm_breakpoint_remove(struct tm_breakpoints *breakpoints, uint64_t address, size_t *foreign)
 {
-	struct tm_breakpoint *breakpoint = (struct tm_breakpoint *)tm_breakpoint_find(breakpoints, address);
+	struct tm_breakpoint *breakpoint = at(breakpoints, address);
 	struct tm_error *err;
 
 	if (!breakpoint)

@@ -121,7 +121,7 @@ static struct tm_error *adopt_region(struct tm_pads *pads, uint64_t start)
 
 static bool may_be_region(const struct tm_mapping *mapping)
 {
-	return mapping->executable && !mapping->writable && !mapping->inode && !mapping->path[0] &&
+	return tm_mapping_is_anonymous_code(mapping) &&
 	       (mapping->end - mapping->start) % TM_PAD_REGION_SIZE == 0;
 }
 
